@@ -1,0 +1,1 @@
+"""The case book of the request side: Markdown chapters, and `loader`, which reads them."""
