@@ -1,0 +1,148 @@
+"""App: routes, middleware, hooks, error handlers, state and lifespan of one application.
+
+Room: floor 2, plain Python; it only remembers what it was told. Called by: users; interfaces/native.pyx, which
+recognises it by `__fastserve_app__` and compiles it. Calls: routing.py, protocol/ (types). Never interfaces/ or
+process/. The names are Starlette's and FastAPI's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, ClassVar, TypeVar, overload
+
+from fastserve.errors import ConfigError
+from fastserve.protocol.request import Namespace, Request
+from fastserve.protocol.response import Response
+from fastserve.routing import Router, describe
+
+__all__ = ["App"]
+
+CallNext = Callable[[Request], Awaitable[Response]]
+Middleware = TypeVar("Middleware", bound=Callable[[Request, CallNext], Awaitable[Any]])
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+Lifespan = Callable[[Any], "AbstractAsyncContextManager[Mapping[str, Any] | None] | AsyncIterator[Any]"]
+
+
+class App(Router):
+    """One application of the native API.
+
+    `state`: mapping that `app.state` is filled with, or an object to use as `app.state`.
+    `lifespan`: `lifespan(app)` gives an asynchronous context manager (or is an asynchronous generator function) that is
+    entered before the first request and left after the last one; a mapping it yields becomes the contents of every
+    `request.state`. `debug`: unexpected exceptions are answered with their traceback; never in production.
+    """
+
+    __fastserve_app__: ClassVar[bool] = True
+
+    def __init__(self, *, state: Any = None, lifespan: Lifespan | None = None, debug: bool = False) -> None:
+        super().__init__()
+        self.state: Any = Namespace(state) if state is None or isinstance(state, Mapping) else state
+        self.debug = debug
+        self._lifespan = lifespan
+        self._middleware: list[Callable[..., Any]] = []
+        self._before: list[Callable[..., Any]] = []
+        self._after: list[Callable[..., Any]] = []
+        self._exception_handlers: dict[int | type[Exception], Callable[..., Any]] = {}
+        # the compiled forms of this app that serve at the moment: marked stale when something is added
+        self._compiled: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def lifespan(self) -> AbstractAsyncContextManager[Mapping[str, Any] | None] | None:
+        """A new context of the lifespan given to App, or None. For the server."""
+        if self._lifespan is None:
+            return None
+        if inspect.isasyncgenfunction(self._lifespan):
+            return asynccontextmanager(self._lifespan)(self)
+        context = self._lifespan(self)
+        if not isinstance(context, AbstractAsyncContextManager):
+            raise ConfigError(
+                f"lifespan {describe(self._lifespan)} gives {type(context).__name__}, not an asynchronous context "
+                "manager",
+                exit_code=3,
+            )
+        return context
+
+    # --- around the handlers ---
+
+    @overload
+    def middleware(self, function: Middleware) -> Middleware: ...
+    @overload
+    def middleware(self, function: str) -> Callable[[Middleware], Middleware]: ...
+    def middleware(self, function: Any) -> Any:
+        """Decorator for `async def (request, call_next) -> Response`; `await call_next(request)` gives a Response.
+
+        It runs around everything, 404 and automatic OPTIONS included. As in Starlette the one added last is the
+        outermost. `@app.middleware("http")`, FastAPI's spelling, means the same.
+        """
+        if isinstance(function, str):
+            if function != "http":
+                raise ConfigError(f"there is middleware for 'http', not for {function!r}", exit_code=3)
+            return self.middleware
+        if not callable(function):
+            raise ConfigError(f"middleware {function!r} is not callable", exit_code=3)
+        target = function if inspect.isroutine(function) else type(function).__call__
+        if not inspect.iscoroutinefunction(target):
+            raise ConfigError(f"middleware {describe(function)} is not `async def`", exit_code=3)
+        self._middleware.append(function)
+        self._changed()
+        return function
+
+    def before_request(self, hook: Hook) -> Hook:
+        """Decorator for `(request) -> Response | None`, async or plain (plain ones run on the event loop and must
+        not block). In order of registration, before the handler; the first answer that is not None replaces the
+        handler's."""
+        self._before.append(_checked_hook(hook))
+        self._changed()
+        return hook
+
+    def after_request(self, hook: Hook) -> Hook:
+        """Decorator for `(request, response) -> None`, async or plain. In order of registration, after the handler,
+        also for handled exceptions and 404; not after an unexpected exception. A Response it returns replaces the
+        other."""
+        self._after.append(_checked_hook(hook))
+        self._changed()
+        return hook
+
+    def exception_handler(self, exc_class_or_status: int | type[Exception]) -> Callable[[Hook], Hook]:
+        """Decorator for `(request, exc) -> answer`, async or plain (plain ones run on the event loop).
+
+        For an HTTPException the one for its status is taken, then the one for the nearest base class; for any other
+        exception that of the nearest base class, or else the one for 500. Handlers of Exception and of 500 do not keep
+        the traceback out of the log. A plain value it returns is sent with the status of the exception. Source:
+        starlette.applications.Starlette.exception_handler.
+        """
+
+        def register(handler: Hook) -> Hook:
+            self.add_exception_handler(exc_class_or_status, handler)
+            return handler
+
+        return register
+
+    def add_exception_handler(self, exc_class_or_status: int | type[Exception], handler: Callable[..., Any]) -> None:
+        """The same without a decorator. A second handler for the same class or status replaces the first."""
+        key = exc_class_or_status
+        if isinstance(key, int):
+            if not 400 <= key <= 599:
+                raise ConfigError(f"an exception handler is for a status from 400 to 599, not {key}", exit_code=3)
+        elif not (isinstance(key, type) and issubclass(key, Exception)):
+            raise ConfigError(f"an exception handler is for a status or an exception class, not {key!r}", exit_code=3)
+        if not callable(handler):
+            raise ConfigError(f"exception handler {handler!r} is not callable", exit_code=3)
+        self._exception_handlers[key] = handler
+        self._changed()
+
+    def _changed(self) -> None:
+        super()._changed()
+        for compiled in self._compiled:
+            compiled.stale()
+
+    def __repr__(self) -> str:
+        return f"<App routes={len(self.routes)}>"
+
+
+def _checked_hook(hook: Hook) -> Hook:
+    if not callable(hook):
+        raise ConfigError(f"hook {hook!r} is not callable", exit_code=3)
+    return hook

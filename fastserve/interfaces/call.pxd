@@ -1,0 +1,29 @@
+# HandlerCall: one call of user code for one Exchange, stepped without an asyncio.Task as long as it never suspends.
+#
+# Called by: the wings (native, asgi), which subclass it. Calls: Exchange.
+from fastserve.protocol.exchange cimport Call, Exchange
+
+
+cdef class HandlerCall(Call):
+    cdef Exchange exchange     # None once answered for
+    cdef object coro           # the coroutine being stepped now
+    cdef object loop
+    cdef object task           # HandlerTask: blank, until it is asked something or the coroutine suspends
+    cdef object base_context   # contextvars.Context the request's own is a copy of: that of the server, not of some callback
+    cdef object context        # contextvars.Context of this request
+    cdef object yielded        # what the first step yielded, until the Task takes over
+    cdef bint cancel_on_disconnect
+    cdef bint started_task     # the task is a real one now
+    cdef bint finished
+
+    # Step `coro` now, in a fresh context, with current_task() working inside.
+    cdef int run(self, object coro) except -1
+    # The coroutine returned / raised. Answer the exchange and return None, or return another coroutine: it goes on in the
+    # same task and context (streaming a body, asynchronous error handlers). An exception from here answers 500.
+    cdef object returned(self, object value)
+    cdef object raised(self, object error)
+
+    cdef int start_task(self, object task) except -1
+    cdef object _step(self, object value, object error, bint *suspended)
+    cdef object _ended(self, object value, object error)
+    cdef int _finish(self) except -1

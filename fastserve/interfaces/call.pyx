@@ -1,0 +1,301 @@
+"""HandlerCall: one call of user code, stepped without an asyncio.Task as long as it never suspends.
+
+Room:    floor 2, station 5 (handle); used by the wings that call coroutines.
+Called:  by native and asgi, which subclass it. Calls the user's coroutine, Exchange.
+
+Theory of operation. Most handlers run to their end without waiting for anything, and a Task costs more than they do. So the
+first step is taken here, at once, in the request's own Context. asyncio.current_task() must work in it all the same: asyncio is
+told that a HandlerTask is running, an asyncio.Task that was allocated but not initialised ("blank"). It becomes a real, scheduled
+Task by its own __init__ the moment somebody asks it anything, or when the coroutine suspends. From then on asyncio drives *us*
+(send, throw, close below), and we the coroutine: same object before and after, so that asyncio.timeout(), TaskGroup and anyio,
+which remember the task they were entered in, cancel the right one.
+
+The real Task's first step hands back the future that the coroutine yielded here; nothing is awaited twice.
+What differs from a plain Task: until its first suspension the handler's task is not in asyncio.all_tasks().
+"""
+
+import asyncio
+import logging
+from asyncio import CancelledError, Task, tasks
+
+from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
+from cpython.ref cimport PyObject
+
+cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+
+    PySendResult PyIter_Send(object it, object arg, PyObject **result) except *
+
+cdef extern from *:
+    """
+    static inline PyObject *fs_take(PyObject *object) { return object; }
+    """
+    object fs_take(PyObject *object)   # a new reference that is given to us
+
+cdef object _enter_task = tasks._enter_task
+cdef object _leave_task = tasks._leave_task
+cdef object _current_task = asyncio.current_task
+logger = logging.getLogger("fastserve.error")
+
+
+def _blank_aware(name):
+    # A method of Task that first makes the blank one real.
+    method = getattr(Task, name)
+
+    def call(self, *args, **kwargs):
+        self._make_real()
+        return method(self, *args, **kwargs)
+
+    call.__name__ = name
+    call.__doc__ = method.__doc__
+    return call
+
+
+class HandlerTask(Task):
+    """The asyncio.Task of a request's handler. Made by HandlerCall."""
+
+    __slots__ = ("_call",)
+
+    def _make_real(self):
+        call = self._call
+        if call is not None:
+            (<HandlerCall>call).start_task(self)
+
+    def __repr__(self):
+        # asyncio prints tasks in its complaints; that must not start one.
+        call = self._call
+        if call is not None and not (<HandlerCall>call).started_task:
+            return f"<HandlerTask in its first step coro={(<HandlerCall>call).coro!r}>"
+        return super().__repr__()
+
+    def done(self):
+        """True when the handler has ended."""
+        call = self._call
+        if call is not None and not (<HandlerCall>call).started_task:
+            return (<HandlerCall>call).finished
+        return super().done()
+
+
+    def result(self):
+        """None: the answer went to the peer. InvalidStateError while the handler runs."""
+        return None if self._ended_blank() else super().result()
+
+    def exception(self):
+        """None: an exception of the handler was answered. InvalidStateError while it runs."""
+        return None if self._ended_blank() else super().exception()
+
+    def _ended_blank(self):
+        # The handler never suspended and nobody asked while it ran. Otherwise the Task itself knows.
+        call = self._call
+        if call is not None and (<HandlerCall>call).finished and not (<HandlerCall>call).started_task:
+            return True
+        self._make_real()
+        return False
+
+
+for _name in ("add_done_callback", "remove_done_callback", "cancel", "cancelled", "cancelling", "get_coro", "get_context",
+              "get_loop", "get_name", "get_stack", "print_stack", "set_name", "uncancel", "__await__", "__iter__"):
+    if hasattr(Task, _name):
+        setattr(HandlerTask, _name, _blank_aware(_name))
+
+
+cdef object _new_task = Task.__new__
+
+
+cdef class HandlerCall(Call):
+    """What drives one handler. To asyncio it is the Task's coroutine."""
+
+    cdef object returned(self, object value):
+        raise NotImplementedError
+
+    cdef object raised(self, object error):
+        raise NotImplementedError
+
+    cdef int run(self, object coro) except -1:
+        cdef object task = _new_task(HandlerTask)
+        cdef object other = None
+        cdef object yielded
+        cdef bint suspended = False
+        task._call = self
+        self.coro = coro
+        self.task = task
+        self.context = PyContext_Copy(self.base_context)
+        try:
+            _enter_task(self.loop, task)
+        except RuntimeError:
+            # A handler ended in its own task, and this is the next request of its connection.
+            other = _current_task(self.loop)
+            _leave_task(self.loop, other)
+            _enter_task(self.loop, task)
+        try:
+            yielded = self._step(None, None, &suspended)
+        finally:
+            _leave_task(self.loop, task)
+            if other is not None:
+                _enter_task(self.loop, other)
+        if suspended:
+            self.yielded = yielded
+            self.start_task(task)
+        return 0
+
+    cdef int start_task(self, object task) except -1:
+        if not self.started_task:
+            self.started_task = True
+            # Schedules its first step, registers it in all_tasks(). From here on asyncio calls send() and throw(). One that
+            # is made real only after the handler has ended finds it finished, and is done.
+            Task.__init__(task, self, loop=self.loop, context=self.context)
+        return 0
+
+    cdef object _step(self, object value, object error, bint *suspended):
+        """Step the coroutine, and those that follow it, until one suspends or all is done. Runs the first step inside the
+        request's context; later ones are in it already, by the Task. Returns what was yielded."""
+        cdef PyObject *result
+        cdef PySendResult how
+        cdef bint enter = not self.started_task
+        cdef object outcome
+        while True:
+            result = NULL
+            outcome = None
+            failure = None
+            if enter:
+                PyContext_Enter(self.context)
+            try:
+                if error is None:
+                    how = PyIter_Send(self.coro, value, &result)
+                    outcome = fs_take(result)
+                    if how == PYGEN_NEXT:
+                        suspended[0] = True
+                        return outcome
+                else:
+                    try:
+                        outcome = self.coro.throw(error)
+                        suspended[0] = True
+                        return outcome
+                    except StopIteration as stop:
+                        outcome = stop.value
+            except BaseException as raised:
+                failure = raised
+            finally:
+                if enter:
+                    PyContext_Exit(self.context)
+            value = error = None
+            self.coro = self._ended(outcome, failure)
+            if self.coro is None:
+                self._finish()
+                if failure is not None and not isinstance(failure, Exception):
+                    raise failure  # CancelledError ends the Task as cancelled; KeyboardInterrupt and SystemExit go on
+                return None
+
+    cdef object _ended(self, object value, object error):
+        # The wing answers, or names a coroutine to go on with. Its own faults are ours: 500.
+        cdef Exchange exchange = self.exchange
+        try:
+            if error is None:
+                return self.returned(value)
+            if isinstance(error, Exception) or isinstance(error, CancelledError):
+                return self.raised(error)
+            exchange.cut()
+        except Exception:
+            logger.exception("the answer of a handler could not be sent")
+            if exchange is not None:
+                exchange.fail(500)
+        return None
+
+    cdef int _finish(self) except -1:
+        cdef Exchange exchange = self.exchange
+        self.finished = True
+        self.exchange = None
+        if not self.started_task:
+            self.task = None  # a blank one ends here; whoever kept it can still ask it, through its own reference to us
+        if exchange is not None and not exchange.ended:
+            # Whoever ends without an answer has none to give.
+            logger.error("a handler ended without completing its response")
+            exchange.fail(500)
+        return 0
+
+    cdef int disconnected(self, Exchange exchange) except -1:
+        if self.cancel_on_disconnect and not self.finished and self.task is not None:
+            self.start_task(self.task)
+            self.task.cancel()
+        return 0
+
+    # ------------------------------------------------------------------- a coroutine, as the Task sees one
+
+    def send(self, value):
+        """One step (PEP 342)."""
+        cdef bint suspended = False
+        cdef object yielded = self.yielded
+        if yielded is not None:
+            self.yielded = None
+            return yielded
+        if not self.finished:
+            yielded = self._step(value, None, &suspended)
+            if suspended:
+                return yielded
+        self.task = None
+        raise StopIteration(None)
+
+    def throw(self, error, value=None, traceback=None):
+        """Raise inside the coroutine: how a Task delivers cancellation."""
+        cdef bint suspended = False
+        cdef object yielded = self.yielded
+        if isinstance(error, type):
+            error = error() if value is None else value
+        if self.finished:
+            raise error
+        if yielded is not None:
+            # Cancelled before the Task took its first step: it would have cancelled the future it waits for.
+            self.yielded = None
+            if isinstance(error, CancelledError):
+                yielded.cancel()
+        yielded = self._step(None, error, &suspended)
+        if suspended:
+            return yielded
+        self.task = None
+        raise StopIteration(None)
+
+    def close(self):
+        """Close the coroutine (PEP 342)."""
+        if self.coro is not None:
+            self.coro.close()
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    @property
+    def cr_await(self):
+        """What the handler's coroutine waits for; for debuggers."""
+        return None if self.coro is None else self.coro.cr_await
+
+    @property
+    def cr_frame(self):
+        return getattr(self.coro, "cr_frame", None)
+
+    @property
+    def cr_code(self):
+        return getattr(self.coro, "cr_code", None)
+
+    @property
+    def cr_running(self):
+        return getattr(self.coro, "cr_running", False)
+
+    @property
+    def cr_origin(self):
+        return None
+
+    @property
+    def __name__(self):
+        return getattr(self.coro, "__name__", "handler")
+
+    @property
+    def __qualname__(self):
+        return getattr(self.coro, "__qualname__", "handler")

@@ -1,0 +1,26 @@
+# Channel: all that an Exchange may ask of its connection. Abstract, so that nothing below needs Connection and an Exchange
+# can be tested on a fake one.
+#
+# Implemented by: Connection. Called by: Exchange.
+from libc.stdint cimport uint8_t, uint64_t, int64_t
+from fastserve.protocol.timers cimport Expiring
+from fastserve.protocol.core cimport fs_out, fs_conn, fs_response_plan
+
+
+cdef class Channel(Expiring):
+    cdef fs_conn conn                      # the state machine; the Exchange asks it before it writes
+    # --- writing ---
+    cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free
+    cdef int put(self, object data) except -1         # queue a bytes-like object behind what is in the buffer
+    cdef const uint8_t *common_lines(self, size_t *length) noexcept  # "date: ...\r\nserver: ...\r\n"; the date line is first
+    cdef bint closing(self)                           # this response should be the last one here
+    cdef int flush(self) except -1                    # hand all of it to the wire (put off while a batch is being read)
+    cdef bint writable(self)                          # False: the peer does not take what we have; wait for drained()
+    cdef object drained(self)                         # Future, done when writing may go on; raises ClientDisconnected
+    # --- reading ---
+    cdef int read_on(self) except -1                  # the body buffer has room again
+    # --- the end of an exchange ---
+    cdef int exchange_ended(self) except -1           # both sides done, or reading must be drained: what next?
+    cdef int cut(self) except -1                      # close now, without a clean end of the response
+    # --- facts of the transport ---
+    cdef object info(self, str name)                  # get_extra_info: peername, sockname, ssl_object ...

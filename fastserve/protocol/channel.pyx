@@ -1,0 +1,41 @@
+"""Channel: all that an Exchange may ask of its connection; abstract.
+
+Room:    floor 1, below Exchange, so that nothing under Connection needs Connection.
+Called:  by Exchange. Implemented by Connection, and by fakes in tests.
+"""
+
+
+cdef class Channel(Expiring):
+    cdef fs_out *out(self, size_t room) except NULL:
+        raise NotImplementedError
+
+    cdef int put(self, object data) except -1:
+        raise NotImplementedError
+
+    cdef int flush(self) except -1:
+        raise NotImplementedError
+
+    cdef const uint8_t *common_lines(self, size_t *length) noexcept:
+        length[0] = 0
+        return NULL
+
+    cdef bint closing(self):
+        return False
+
+    cdef bint writable(self):
+        return True
+
+    cdef object drained(self):
+        raise NotImplementedError
+
+    cdef int read_on(self) except -1:
+        raise NotImplementedError
+
+    cdef int exchange_ended(self) except -1:
+        raise NotImplementedError
+
+    cdef int cut(self) except -1:
+        raise NotImplementedError
+
+    cdef object info(self, str name):
+        return None

@@ -1,0 +1,66 @@
+# Connection: one TCP or Unix stream; the asyncio protocol, and the Channel of its exchanges.
+#
+# Called by: the transport (through Wire's sibling), Exchange (through Channel), Service. Calls: the C core, the two doors.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from fastserve.protocol.channel cimport Channel
+from fastserve.protocol.core cimport fs_event, fs_field
+from fastserve.protocol.exchange cimport Exchange
+from fastserve.protocol.service cimport Service
+from fastserve.protocol.timers cimport Timer
+from fastserve.protocol.wire cimport Wire
+
+
+cdef class Connection(Channel):
+    cdef Service service
+    cdef Wire wire                   # None once lost
+    cdef Wire _lost_wire             # still answers who the peer was
+    cdef Exchange exchange           # the one in hand, or None
+    cdef readonly uint64_t served    # exchanges ended here
+    cdef Timer _read_timer           # head, body, idle, linger: one at a time
+    cdef Timer _write_timer
+    # --- unconsumed input: bytes of a head, trailer section or later request that have to wait ---
+    cdef uint8_t *_buffer
+    cdef size_t _start, _end, _capacity
+    cdef fs_field *_own_fields       # a half-read head keeps its fields here
+    cdef fs_field *_own_trailers     # and a half-read trailer section
+    # --- output that is not in the service's buffer ---
+    cdef list _pieces
+    # --- flags ---
+    cdef bint _consuming             # inside _consume(): writes are held for the batch
+    cdef bint _reading_paused
+    cdef bint _writing_paused
+    cdef bint _eof                   # the peer will send no more
+    cdef bint _lingering             # our last byte is out; what comes is dropped
+    cdef bint _closing               # wire.close() was called
+    cdef bint _retiring              # the next response is the last
+    cdef size_t _lingered
+    cdef size_t _unsent              # of the wire, when the write deadline was set
+    cdef list _drain_waiters
+
+    # reading flow
+    cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1
+    cdef Py_ssize_t _consume(self, const uint8_t *data, size_t length, object owner) except -1
+    cdef int _resume(self) except -1
+    cdef int _settle(self) except -1
+    cdef bint _reads(self)
+    cdef int _store(self, const uint8_t *data, size_t length) except -1
+    cdef fs_field *_fields(self) except NULL
+    cdef int _keep_fields(self) except -1
+    cdef void _drop_fields(self) noexcept
+    cdef int _update_reading(self) except -1
+    cdef int _body_bytes(self, const uint8_t *data, size_t length, object owner) except -1
+    cdef int _feed(self) except -1
+    cdef int _end_of_message(self, const uint8_t *data, fs_field *fields, uint32_t count) except -1
+    # one exchange
+    cdef Py_ssize_t _begin(self, const uint8_t *data, size_t length, object owner, fs_field *fields) except -1
+    cdef int _observe(self, Exchange exchange) except -1
+    cdef int _release(self, Exchange exchange) except -1
+    cdef int _answer_fault(self) except -1
+    # writing flow
+    cdef int _flush_now(self) except -1
+    cdef int _wake_drained(self, object error) except -1
+    # closing flow
+    cdef bint _next(self, bint more) except -1
+    cdef int _close(self, bint linger) except -1
+    # deadlines
+    cdef int _arm(self) except -1

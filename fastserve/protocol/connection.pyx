@@ -1,0 +1,703 @@
+"""Connection: one stream, from connection_made to connection_lost. It obeys the state machine in csrc/conn.c.
+
+Room:    floor 1, stations 1 (accept) to 3 (parse), 7 (write) and 8 (end). The life of a connection is in `_consume`.
+Called:  by the transport; by Exchange through Channel; by Service at shutdown. Calls the C core and the two doors.
+Rules:   RFC 9112 sections 9.3 (persistence), 9.3.2 (pipelining), 9.6 (tear-down).
+
+Borrowed memory: while `_consume` runs, `data` is the read itself or `_buffer`, and an Exchange may look at its head there
+until Handler.handle() has returned; what must live longer is kept by Exchange.keep_head().
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove
+
+from fastserve.protocol.core cimport (
+    FS_BODY, FS_BODY_BYTES, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_TIMEOUT, FS_E_HEAD_TIMEOUT,
+    FS_E_INCOMPLETE, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, fs_conn_body_pending,
+    fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_next, fs_conn_receive,
+    fs_conn_refuse, fs_conn_word, fs_error_info, fs_out, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
+)
+from fastserve.protocol.request cimport RequestBody
+from fastserve.protocol.service cimport (
+    BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, WRITE_DEADLINE,
+)
+from fastserve.protocol.exchange cimport HEAD_AT, Call
+from fastserve.protocol.limits cimport Limits
+from fastserve.protocol.timers cimport Timers, disarm, precise_now
+from fastserve.protocol.wire cimport TransportWire
+
+from fastserve.errors import ClientDisconnected, RemoteProtocolError
+
+fs_scan_choose(os.environ.get("FASTSERVE_SIMD", "").encode())
+
+cdef enum:
+    FLUSH_MAX = 65536        # a batch of pipelined answers is handed over when it has grown to this
+    WRITE_HIGH = 65536       # unsent bytes at which the transport asks us to pause
+
+
+cdef class Connection(Channel):
+    """One TCP or Unix stream, plain or TLS. service: what it belongs to."""
+
+    def __cinit__(self, Service service not None):
+        self.service = service
+        self._read_timer.queue = self._write_timer.queue = -1
+        self._read_timer.owner = self._write_timer.owner = <void *>self
+        self._pieces = []
+        fs_conn_init(&self.conn, &service.limits.core)
+
+    def __dealloc__(self):
+        # Other objects may be cleared already: nothing but our own memory is touched here.
+        disarm(&self._read_timer)
+        disarm(&self._write_timer)
+        free(self._buffer)
+        self._drop_fields()
+
+    @property
+    def state(self) -> str:
+        """In an operator's words: new, active, idle, upgraded or closed."""
+        if self.wire is None or self._closing:
+            return "closed"
+        return (<bytes>fs_conn_word(&self.conn, self.served)).decode()
+
+    def __repr__(self):
+        words = [self.state]
+        if self.wire is not None:
+            words.append(f"peer={self.wire.info('peername')!r}")
+        words.append(f"reading={(<bytes>fs_side_state_name[self.conn.reading]).decode()}")
+        words.append(f"writing={(<bytes>fs_side_state_name[self.conn.writing]).decode()}")
+        if self.served:
+            words.append(f"served={self.served}")
+        if self._end != self._start:
+            words.append(f"unread={self._end - self._start}")
+        for flag, word in ((self._reading_paused, "reading_paused"), (self._writing_paused, "writing_paused"),
+                           (self._eof, "eof"), (self._lingering, "lingering"), (self._retiring, "retiring"),
+                           (not self.conn.keep_alive, "last")):
+            if flag:
+                words.append(word)
+        return f"<Connection {' '.join(words)}>"
+
+    # ------------------------------------------------------------------------------------- station 1: accept
+
+    def connection_made(self, transport):
+        self.wire = TransportWire.over(transport)
+        transport.set_write_buffer_limits(WRITE_HIGH)
+        self.service.enter(self)
+        if self.service.stopping:
+            self._close(False)
+        else:
+            self.service.timers.arm(&self._read_timer, HEADER_DEADLINE)
+
+    def connection_lost(self, exc):
+        cdef Exchange exchange = self.exchange
+        disarm(&self._read_timer)
+        disarm(&self._write_timer)
+        if self._reading_paused and self.wire is not None:
+            self.service.hangups.unwatch(self.wire.fileno(), self)
+        if self.service.out_owner is self:
+            self.service.out.len = 0
+            self.service.out_owner = None
+        self._pieces.clear()
+        self._lost_wire = self.wire
+        self.wire = None
+        self._closing = True
+        fs_conn_close(&self.conn)
+        if exchange is not None:
+            self.exchange = None
+            self.service.active -= 1
+            exchange.lose(ClientDisconnected())
+            self._observe(exchange)
+            exchange.channel = None
+            if exchange.body is not None:
+                exchange.body.exchange = None
+        self._wake_drained(ClientDisconnected())
+        self._start = self._end = self._capacity = 0
+        free(self._buffer)
+        self._buffer = NULL
+        self.service.leave(self)
+
+    # --------------------------------------------------------------------------------------- station 2: read
+
+    def data_received(self, data):
+        cdef bytes owner
+        if self._lingering or self._closing:
+            self._lingered += len(data)
+            if self._lingered > self.service.limits.linger_bytes_max and self.wire is not None:
+                self.wire.abort()
+            return
+        owner = data if type(data) is bytes else bytes(data)
+        self._receive(<const uint8_t *>PyBytes_AS_STRING(owner), PyBytes_GET_SIZE(owner), owner)
+
+    cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1:
+        cdef Py_ssize_t used
+        if self._end != self._start:
+            self._store(data, length)
+            return self._resume()
+        used = self._consume(data, length, owner)
+        if <size_t>used < length and self._reads():
+            self._store(data + used, length - used)
+        return self._settle()
+
+    cdef int _resume(self) except -1:
+        # Go on with what is in the buffer.
+        cdef Py_ssize_t used
+        if self._consuming or not self._reads():
+            return 0
+        used = self._consume(self._buffer + self._start, self._end - self._start, None)
+        if self._buffer != NULL:
+            self._start += used
+            if self._start >= self._end:
+                self._start = self._end = 0
+                free(self._buffer)  # an idle connection owns no buffer
+                self._buffer = NULL
+                self._capacity = 0
+        return self._settle()
+
+    cdef int _settle(self) except -1:
+        # The input is used up as far as it goes now: what is next for this connection?
+        if not self._reads():
+            return 0
+        if self._eof and self.exchange is None and not self._writing_paused:
+            return self._close(False)
+        self._keep_fields()
+        self._update_reading()
+        return self._arm()
+
+    cdef bint _reads(self):
+        return self.wire is not None and not self._lingering and not self._closing
+
+    cdef int _store(self, const uint8_t *data, size_t length) except -1:
+        # Append to the buffer of unconsumed input; it grows by doubling, so n bytes one by one cost O(n).
+        cdef size_t have = self._end - self._start
+        cdef size_t capacity
+        cdef uint8_t *grown
+        if self._end + length > self._capacity:
+            if have + length <= self._capacity and self._start > self._capacity // 2:
+                memmove(self._buffer, self._buffer + self._start, have)
+            else:
+                capacity = max(1024, self._capacity)
+                while capacity < have + length:
+                    capacity *= 2
+                grown = <uint8_t *>malloc(capacity)
+                if grown == NULL:
+                    raise MemoryError
+                if have:
+                    memcpy(grown, self._buffer + self._start, have)
+                free(self._buffer)
+                self._buffer = grown
+                self._capacity = capacity
+            self._start = 0
+            self._end = have
+        memcpy(self._buffer + self._end, data, length)
+        self._end += length
+        return 0
+
+    cdef fs_field *_fields(self) except NULL:
+        # The fields of a head, or of a trailer section: scratch of the service, or our own if one is half read.
+        if self.conn.reading == FS_BODY:
+            return self._own_trailers if self._own_trailers != NULL else self.service.trailer_fields
+        return self._own_fields if self._own_fields != NULL else self.service.fields
+
+    cdef int _keep_fields(self) except -1:
+        # What is half read must survive the next connection's use of the scratch.
+        cdef uint32_t count = fs_conn_fields_needed(&self.conn)
+        cdef size_t size = (self.service.limits.core.fields_max + 1) * sizeof(fs_field)
+        cdef fs_field *scratch = self._fields()
+        cdef fs_field *own
+        if count == 0 or scratch == self._own_fields or scratch == self._own_trailers:
+            return 0
+        own = <fs_field *>malloc(size)
+        if own == NULL:
+            raise MemoryError
+        memcpy(own, scratch, count * sizeof(fs_field))
+        if self.conn.reading == FS_BODY:
+            self._own_trailers = own
+        else:
+            self._own_fields = own
+        return 0
+
+    cdef void _drop_fields(self) noexcept:
+        free(self._own_fields)
+        free(self._own_trailers)
+        self._own_fields = self._own_trailers = NULL
+
+    cdef int _update_reading(self) except -1:
+        # Back-pressure towards the peer: stop reading while more is held than anybody takes.
+        cdef Limits limits = self.service.limits
+        cdef Exchange exchange = self.exchange
+        cdef bint pause = False
+        if exchange is not None or self._writing_paused:
+            pause = self._end - self._start >= limits.pipeline_bytes_max
+            if exchange is not None and exchange.body is not None and exchange.body.buffered >= limits.body_buffer_max:
+                pause = True
+        if pause == self._reading_paused or self.wire is None or self.wire.is_closing():
+            return 0
+        self._reading_paused = pause
+        if pause:
+            self.wire.pause_reading()
+            self.service.hangups.watch(self.wire.fileno(), self)
+        else:
+            self.service.hangups.unwatch(self.wire.fileno(), self)
+            self.wire.resume_reading()
+        return 0
+
+    # -------------------------------------------------------------------------------------- station 3: parse
+
+    cdef Py_ssize_t _consume(self, const uint8_t *data, size_t length, object owner) except -1:
+        """One read, all its events: the life of a connection in order. Returns the bytes that were used."""
+        cdef fs_event event
+        cdef size_t pos = 0
+        cdef fs_field *fields
+        self._consuming = True
+        try:
+            while self._reads():
+                if self.exchange is None and self._writing_paused and self.conn.reading == FS_HEAD:
+                    break  # the peer does not take its answers: its next request waits
+                fields = self._fields()
+                fs_conn_receive(&self.conn, data + pos, length - pos, fields, &event)
+                if event.type == FS_REQUEST_HEAD:
+                    pos += self._begin(data + pos, length - pos, owner, fields)
+                    if self.exchange is None and not self._next(pos < length):
+                        break
+                    continue
+                if event.type == FS_BODY_BYTES:
+                    self._body_bytes(data + pos + event.data_off, event.data_len, owner)
+                elif event.type == FS_END_OF_MESSAGE:
+                    self._end_of_message(data + pos, fields, event.trailers)
+                    if self.exchange is None and not self._next(pos + event.consumed < length):
+                        pos += event.consumed
+                        break
+                elif event.type == FS_ERROR:
+                    self._answer_fault()
+                    break
+                elif event.type == FS_CLOSED_EVENT:
+                    self._close(True)
+                    break
+                elif event.type != FS_NEED_DATA:  # FS_PAUSED, FS_UPGRADED
+                    break
+                pos += event.consumed
+                if event.type == FS_NEED_DATA:
+                    break
+            self._feed()
+        finally:
+            self._consuming = False
+            self.flush()
+        return pos
+
+    cdef int _body_bytes(self, const uint8_t *data, size_t length, object owner) except -1:
+        # A read that is nothing but body goes to the reader as it is; pieces (chunks) are gathered, one object per read.
+        cdef Exchange exchange = self.exchange
+        cdef fs_out *scratch = &self.service.scratch
+        if exchange is None or exchange.body is None:
+            return 0  # nobody wants it: drained to save the connection
+        if owner is not None and <size_t>PyBytes_GET_SIZE(owner) == length \
+                and data == <const uint8_t *>PyBytes_AS_STRING(owner):
+            exchange.body.feed(owner)
+            return 0
+        if scratch.cap - scratch.len < length:
+            _grow(scratch, length)
+        memcpy(scratch.data + scratch.len, data, length)
+        scratch.len += length
+        return 0
+
+    cdef int _feed(self) except -1:
+        cdef Exchange exchange = self.exchange
+        cdef fs_out *scratch = &self.service.scratch
+        if scratch.len != 0:
+            if exchange is not None and exchange.body is not None:
+                exchange.body.feed(PyBytes_FromStringAndSize(<const char *>scratch.data, scratch.len))
+            scratch.len = 0
+            if scratch.cap > 1048576:
+                free(scratch.data)
+                scratch.data = NULL
+                scratch.cap = 0
+        return 0
+
+    cdef int _end_of_message(self, const uint8_t *data, fs_field *fields, uint32_t count) except -1:
+        # RFC 9110 6.5: trailers stay apart from the headers; those that could change the request's meaning are dropped.
+        cdef Exchange exchange = self.exchange
+        cdef uint32_t i
+        cdef list trailers = []
+        self._feed()
+        if exchange is not None and exchange.body is not None:
+            for i in range(count):
+                if fs_trailer_allowed(fields[i].id):
+                    trailers.append((
+                        PyBytes_FromStringAndSize(<const char *>data + fields[i].name, fields[i].name_len).lower(),
+                        PyBytes_FromStringAndSize(<const char *>data + fields[i].value, fields[i].value_len),
+                    ))
+            exchange.body.end(trailers)
+        free(self._own_trailers)
+        self._own_trailers = NULL
+        return 0
+
+    # ------------------------------------------------------------------- station 4: exchange, station 5: handle
+
+    cdef Py_ssize_t _begin(self, const uint8_t *data, size_t length, object owner, fs_field *fields) except -1:
+        """A head is complete at `data`. Make the exchange, give it what there is of its body, hand it to the handler."""
+        cdef Service service = self.service
+        cdef Exchange exchange = Exchange.__new__(Exchange)
+        cdef fs_event event
+        cdef fs_field *trailer_fields
+        cdef size_t pos = self.conn.head.end
+        exchange.channel = self
+        exchange.data = data
+        exchange.fields = fields
+        # Offsets of the head count from `data`; only a read that begins there can be kept as it is.
+        if owner is not None and data == <const uint8_t *>PyBytes_AS_STRING(owner):
+            exchange.data_owner = owner
+        self.exchange = exchange
+        service.active += 1
+        if service.observer is not None:
+            exchange.timed = True
+            exchange.moments[<int>HEAD_AT] = precise_now()
+        if fs_conn_body_pending(&self.conn):
+            exchange.body = RequestBody.__new__(RequestBody)
+            exchange.body.exchange = exchange
+            exchange.continue_due = self.conn.head.expect_continue and pos == length
+            trailer_fields = self._fields()
+            # What came with the head is given first: a small body is complete before its handler begins.
+            while self.conn.reading == FS_BODY:
+                fs_conn_receive(&self.conn, data + pos, length - pos, trailer_fields, &event)
+                if event.type == FS_BODY_BYTES:
+                    self._body_bytes(data + pos + event.data_off, event.data_len, None)
+                elif event.type == FS_END_OF_MESSAGE:
+                    self._end_of_message(data + pos, trailer_fields, event.trailers)
+                elif event.type == FS_ERROR:
+                    self.service.scratch.len = 0
+                    self._answer_fault()
+                    return pos + event.consumed
+                pos += event.consumed
+                if event.type != FS_BODY_BYTES:
+                    break
+            self._feed()
+        service.handler.handle(exchange)
+        if not exchange.ended:
+            if service.observer is not None:
+                exchange.keep_head()  # it is told of the request when it is over
+            if self._eof and not service.half_close:
+                exchange.gone(ClientDisconnected())
+        exchange.drop_head()
+        return pos
+
+    # ------------------------------------------------------------------------------- stations 6, 7: respond, write
+
+    cdef fs_out *out(self, size_t room) except NULL:
+        cdef Service service = self.service
+        cdef fs_out *out = &service.out
+        if service.out_owner is not self:
+            if service.out_owner is not None:
+                (<Connection>service.out_owner)._flush_now()
+            service.out_owner = self
+            out.len = 0
+        if out.cap - out.len < room:
+            _grow(out, room)
+        return out
+
+    cdef int put(self, object data) except -1:
+        cdef fs_out *out = self.out(0)
+        if out.len:
+            self._pieces.append(PyBytes_FromStringAndSize(<const char *>out.data, out.len))
+            out.len = 0
+        self._pieces.append(data)
+        return 0
+
+    cdef int flush(self) except -1:
+        # Inside a batch the answers of one read leave together, unless they grow large.
+        if self._consuming and not self._pieces and \
+                not (self.service.out_owner is self and self.service.out.len > FLUSH_MAX):
+            return 0
+        return self._flush_now()
+
+    cdef int _flush_now(self) except -1:
+        cdef Service service = self.service
+        cdef bytes data = None
+        cdef list pieces
+        if service.out_owner is self:
+            if service.out.len:
+                data = PyBytes_FromStringAndSize(<const char *>service.out.data, service.out.len)
+                service.out.len = 0
+            service.out_owner = None
+        if self.wire is None:
+            self._pieces.clear()
+            return 0
+        if self._pieces:
+            pieces = self._pieces
+            self._pieces = []
+            if data is not None:
+                pieces.append(data)
+            self.wire.write_many(pieces)
+        elif data is not None:
+            self.wire.write(data)
+        return 0
+
+    cdef const uint8_t *common_lines(self, size_t *length) noexcept:
+        return self.service.common_lines(length)
+
+    cdef bint closing(self):
+        return self._retiring or self.service.stopping
+
+    cdef bint writable(self):
+        return not self._writing_paused and self.wire is not None
+
+    cdef object drained(self):
+        future = self.service.loop.create_future()
+        if self.wire is None:
+            future.set_exception(ClientDisconnected())
+        elif not self._writing_paused:
+            future.set_result(None)
+        else:
+            if self._drain_waiters is None:
+                self._drain_waiters = []
+            self._drain_waiters.append(future)
+        return future
+
+    cdef int _wake_drained(self, object error) except -1:
+        cdef list waiters = self._drain_waiters
+        self._drain_waiters = None
+        if waiters is not None:
+            for future in waiters:
+                if not future.done():
+                    if error is None:
+                        future.set_result(None)
+                    else:
+                        future.set_exception(error)
+        return 0
+
+    def pause_writing(self):
+        self._writing_paused = True
+        self._unsent = self.wire.unsent() if self.wire is not None else 0
+        self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+
+    def resume_writing(self):
+        self._writing_paused = False
+        if not self._closing:
+            disarm(&self._write_timer)
+        self._wake_drained(None)
+        if self.exchange is None:
+            self._resume()
+        elif not self._consuming:
+            self._update_reading()
+
+    cdef object info(self, str name):
+        wire = self.wire if self.wire is not None else self._lost_wire
+        return None if wire is None else (<Wire>wire).info(name)
+
+    cdef int read_on(self) except -1:
+        if not self._consuming and self._reads():
+            self._update_reading()
+            self._arm()
+        return 0
+
+    # ------------------------------------------------------------------------------------------ station 8: end
+
+    cdef int _observe(self, Exchange exchange) except -1:
+        if self.service.observer is not None:
+            try:
+                self.service.observer.observe(exchange)
+            except Exception as error:
+                self.service.loop.call_exception_handler({"message": "fastserve: an observer failed", "exception": error})
+        return 0
+
+    cdef int _release(self, Exchange exchange) except -1:
+        # The exchange is over, one way or the other.
+        self.exchange = None
+        self.service.active -= 1
+        self.served += 1
+        self.service.served += 1
+        self._observe(exchange)
+        exchange.channel = None
+        if exchange.body is not None:
+            exchange.body.exchange = None
+            if not exchange.body.ended:
+                exchange.body.fail(ClientDisconnected("the response is complete; the rest of the request body was dropped"))
+        return 0
+
+    cdef int exchange_ended(self) except -1:
+        self._release(self.exchange)
+        if not self._consuming:
+            self._next(self._end != self._start)
+            self._flush_now()
+            self._resume()
+        return 0
+
+    cdef bint _next(self, bint more) except -1:
+        """Both sides done? The next request, or the end. False: nothing more is read here. `more`: unread input waits."""
+        if self._retiring:
+            self.conn.keep_alive = False
+        if fs_conn_next(&self.conn):
+            self._drop_fields()
+            return True
+        if self.conn.reading == FS_BODY and self.conn.writing == FS_DONE_STATE and self.conn.keep_alive and not self._eof:
+            return True  # read on and drop: the connection is worth a little of an unwanted body
+        self._close(more or self.conn.reading != FS_CLOSED or self.conn.error != 0)
+        return False
+
+    cdef int _answer_fault(self) except -1:
+        """The peer broke a rule, or a deadline passed: the answer of that row of the table, then a lingering close."""
+        cdef Exchange exchange = self.exchange
+        cdef Call call
+        row = fs_error_info(self.conn.error)
+        text = <bytes>row.text
+        if exchange is None:
+            if row.status == 0 or self.conn.writing != FS_HEAD:
+                return self._close(False)
+            exchange = Exchange.__new__(Exchange)
+            exchange.channel = self
+            self.exchange = exchange
+            self.service.active += 1
+        elif row.status == 0 or exchange.started:
+            exchange.gone(RemoteProtocolError(text.decode(), row.status))
+            exchange.cut()
+            return 0
+        call = exchange.call
+        if exchange.body is not None:
+            exchange.body.fail(RemoteProtocolError(text.decode(), row.status))
+        exchange.send_simple(row.status, b"text/plain; charset=utf-8", text)
+        if call is not None:
+            exchange.disconnected = True
+            call.disconnected(exchange)
+        return self._close(True)
+
+    cdef int cut(self) except -1:
+        cdef Exchange exchange = self.exchange
+        cdef bint until_close = exchange is not None and exchange.started and exchange.plan.frame == FS_FRAME_CLOSE
+        fs_conn_close(&self.conn)
+        if exchange is not None:
+            self._release(exchange)
+        if self.wire is None or self._closing:
+            return 0
+        if until_close:
+            # The end of the connection is the end of that body: a clean close would pass it off as whole.
+            self._closing = True
+            self.wire.reset()
+            return 0
+        return self._close(False)
+
+    cdef int _close(self, bint linger) except -1:
+        """Our last byte is out. With `linger` the peer may still be sending: a close would reset the connection and destroy the
+        answer on its way, so only our side is shut down and what comes is dropped, for a while (RFC 9112 section 9.6)."""
+        if self.wire is None or self._closing or self._lingering:
+            return 0
+        self._flush_now()
+        fs_conn_close(&self.conn)
+        self._start = self._end = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            self.service.hangups.unwatch(self.wire.fileno(), self)
+            if linger and not self.wire.is_closing():
+                self.wire.resume_reading()
+        disarm(&self._read_timer)
+        if linger and not self._eof and not self.wire.is_closing() and self.wire.shutdown_write():
+            self._lingering = True
+            self.service.timers.arm(&self._read_timer, LINGER_DEADLINE)
+            return 0
+        self._closing = True
+        self.wire.close()
+        if self.wire is not None and self.wire.unsent():
+            self._unsent = self.wire.unsent()
+            self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+        return 0
+
+    def eof_received(self):
+        """FIN. It means that the peer is gone, as in hyper and nginx, unless half-closed connections are served."""
+        cdef Exchange exchange = self.exchange
+        cdef bint inside
+        self._eof = True
+        if self._lingering or self._closing or self.wire is None:
+            if self._lingering and self.wire is not None:
+                self._closing = True
+                self.wire.close()
+            return False
+        inside = fs_conn_eof(&self.conn, self._end - self._start) == FS_E_INCOMPLETE
+        if exchange is None:
+            if self._writing_paused and self._end != self._start:
+                return True  # whole requests wait until the peer takes its answers
+            self._close(False)
+            return False
+        if inside or not self.service.half_close:
+            exchange.gone(ClientDisconnected())
+        disarm(&self._read_timer)
+        return True
+
+    def hangup(self):
+        """The peer left while its connection was not being read (HangupWatch)."""
+        if self.exchange is not None and not self.service.half_close:
+            self.exchange.gone(ClientDisconnected())
+
+    def retire(self):
+        """Graceful end: idle connections close now, others with their next response."""
+        self._retiring = True
+        if self._lingering and self.wire is not None and not self._closing:
+            self._closing = True
+            self.wire.close()
+        elif self.exchange is None and self._reads() and self._start == self._end and not fs_conn_head_begun(&self.conn) \
+                and self.conn.reading == FS_HEAD:
+            self._close(False)
+
+    def abort(self):
+        """Cut it, whatever it is doing."""
+        if self.wire is not None:
+            self._closing = True
+            self.wire.abort()
+
+    # ---------------------------------------------------------------------------------------------- deadlines
+
+    cdef int _arm(self) except -1:
+        # Deadlines hang on states: which one is it now?
+        cdef Timers timers = self.service.timers
+        if not self._reads():
+            return 0
+        if self.conn.reading == FS_BODY:
+            if self._reading_paused:
+                disarm(&self._read_timer)  # we are the slow ones
+            else:
+                timers.arm(&self._read_timer, BODY_DEADLINE)
+        elif self.exchange is not None:
+            disarm(&self._read_timer)
+        elif self.served == 0 or fs_conn_head_begun(&self.conn):
+            if self._read_timer.queue != <int>HEADER_DEADLINE:
+                timers.arm(&self._read_timer, HEADER_DEADLINE)
+        else:
+            timers.arm(&self._read_timer, IDLE_DEADLINE)
+        return 0
+
+    cdef int expired(self, int queue) except -1:
+        if self.wire is None:
+            return 0
+        if queue == WRITE_DEADLINE:
+            if self.wire.unsent() < self._unsent:
+                self._unsent = self.wire.unsent()
+                return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+            self._closing = True
+            self.wire.abort()
+        elif queue == LINGER_DEADLINE:
+            self._closing = True
+            self.wire.close()
+        elif queue == BODY_DEADLINE:
+            fs_conn_refuse(&self.conn, FS_E_BODY_TIMEOUT)
+            if self.exchange is None:
+                self._close(True)
+            else:
+                self._answer_fault()
+        elif fs_conn_head_begun(&self.conn):
+            fs_conn_refuse(&self.conn, FS_E_HEAD_TIMEOUT)
+            self._answer_fault()
+        else:
+            self._close(False)
+        return 0
+
+
+cdef int _grow(fs_out *out, size_t room) except -1:
+    cdef size_t capacity = out.cap if out.cap else 65536
+    cdef uint8_t *grown
+    while capacity - out.len < room:
+        capacity *= 2
+    grown = <uint8_t *>realloc(out.data, capacity)
+    if grown == NULL:
+        raise MemoryError
+    out.data = grown
+    out.cap = capacity
+    return 0

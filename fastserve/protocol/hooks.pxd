@@ -1,0 +1,13 @@
+# The two doors to the upper floors. They subclass; Connection never learns who answers or who watches.
+from fastserve.protocol.exchange cimport Exchange
+
+
+cdef class Handler:
+    # Here is an Exchange, answer it: now, or later. Called with the head in place (station 5). Must not raise for faults of
+    # the application: it answers them with exchange.fail().
+    cdef int handle(self, Exchange exchange) except -1
+
+
+cdef class Observer:
+    # This exchange is over (station 8): status, body_sent, moments are final. `exchange.head()` and request() may be read.
+    cdef int observe(self, Exchange exchange) except -1

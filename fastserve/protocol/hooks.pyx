@@ -1,0 +1,25 @@
+"""The two doors to the upper floors: Handler (answer this Exchange) and Observer (this Exchange is over).
+
+Room:    floor 1's ceiling. The lower floor draws the door, the upper floors implement it.
+Called:  by Connection through the vtable. Implemented by interfaces/ and telemetry/.
+"""
+
+
+cdef class Handler:
+    """What answers. Subclassed in Cython by the wings; `close()` gives back what it holds (threads)."""
+
+    cdef int handle(self, Exchange exchange) except -1:
+        raise NotImplementedError
+
+    def close(self):
+        """Join threads, drop references. Called once, after the last exchange."""
+
+
+cdef class Observer:
+    """What watches. Subclassed in Cython by telemetry/."""
+
+    cdef int observe(self, Exchange exchange) except -1:
+        return 0
+
+    def close(self):
+        """Write out what is held back."""

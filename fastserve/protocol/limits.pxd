@@ -1,0 +1,19 @@
+# Limits: the frozen numbers shared by all connections of a worker.
+#
+# Called by: Service, Connection, Exchange. Calls: core.pxd.
+from libc.stdint cimport uint32_t, uint64_t
+from fastserve.protocol.core cimport fs_limits
+
+
+cdef class Limits:
+    cdef fs_limits core                      # what the C core bounds
+    # seconds; 0 means none
+    cdef readonly double header_timeout      # first byte of a head to its end; also a new connection that says nothing
+    cdef readonly double body_timeout        # without a byte of a body that is being read
+    cdef readonly double write_timeout       # without progress of a response the peer does not take
+    cdef readonly double keep_alive_timeout  # idle between requests
+    cdef readonly double linger_timeout      # after our last byte, before the socket is closed for good
+    # bytes
+    cdef readonly size_t body_buffer_max     # unread request body that is held before reading pauses
+    cdef readonly size_t pipeline_bytes_max  # unread pipelined requests that are held before reading pauses
+    cdef readonly size_t linger_bytes_max    # what a peer may still send to a connection that is being closed

@@ -1,0 +1,43 @@
+"""Types of limits.pyx."""
+
+class Limits:
+    def __new__(
+        cls,
+        *,
+        request_line_bytes_max: int = 8192,
+        head_bytes_max: int = 65536,
+        fields_max: int = 100,
+        leading_crlf_max: int = 4,
+        body_bytes_max: int | None = None,
+        chunk_ext_bytes_max: int = 16384,
+        trailer_bytes_max: int = 16384,
+        drain_bytes_max: int = 65536,
+        header_timeout: float = 15.0,
+        body_timeout: float = 30.0,
+        write_timeout: float = 30.0,
+        keep_alive_timeout: float = 75.0,
+        linger_timeout: float = 5.0,
+        body_buffer_max: int = 65536,
+        pipeline_bytes_max: int = 65536,
+        linger_bytes_max: int = 16777216,
+    ) -> Limits: ...
+    @property
+    def head_bytes_max(self) -> int: ...
+    @property
+    def body_bytes_max(self) -> int | None: ...
+    @property
+    def header_timeout(self) -> float: ...
+    @property
+    def body_timeout(self) -> float: ...
+    @property
+    def write_timeout(self) -> float: ...
+    @property
+    def keep_alive_timeout(self) -> float: ...
+    @property
+    def linger_timeout(self) -> float: ...
+    @property
+    def body_buffer_max(self) -> int: ...
+    @property
+    def pipeline_bytes_max(self) -> int: ...
+    @property
+    def linger_bytes_max(self) -> int: ...

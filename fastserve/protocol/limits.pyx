@@ -1,0 +1,66 @@
+"""Limits: the frozen numbers shared by all connections of a worker.
+
+Room:    floor 1. Given once, never changed, read by C without a look-up.
+Called:  by Service, Connection, Exchange. Calls core.pxd.
+"""
+
+from fastserve.protocol.core cimport FS_UNLIMITED
+
+
+cdef class Limits:
+    """Every bound a peer meets. Bytes, counts and seconds; 0 seconds means no such deadline.
+
+    request_line_bytes_max: method, target and version together; over it 414.
+    head_bytes_max, fields_max: the whole head, and its fields; over it 431.
+    body_bytes_max: decoded request body; over it 413. None: unlimited.
+    header_timeout: from the first byte of a head to its last, and for a new connection that says nothing; 408, or silence.
+    body_timeout: without a byte of a body that is being read; 408.
+    write_timeout: without the peer taking anything of a response.
+    keep_alive_timeout: idle between requests; closed in silence. 75 s, as nginx: longer than the usual balancer's 60 s.
+    linger_timeout: how long a connection we close is still read, so that the peer sees our answer and not a reset.
+    """
+
+    def __cinit__(self, *, uint32_t request_line_bytes_max=8192, uint32_t head_bytes_max=65536, uint32_t fields_max=100,
+                  uint32_t leading_crlf_max=4, body_bytes_max=None, uint32_t chunk_ext_bytes_max=16384,
+                  uint32_t trailer_bytes_max=16384, uint32_t drain_bytes_max=65536, double header_timeout=15.0,
+                  double body_timeout=30.0, double write_timeout=30.0, double keep_alive_timeout=75.0,
+                  double linger_timeout=5.0, size_t body_buffer_max=65536, size_t pipeline_bytes_max=65536,
+                  size_t linger_bytes_max=16777216):
+        for name, value in (("request_line_bytes_max", request_line_bytes_max), ("head_bytes_max", head_bytes_max),
+                            ("fields_max", fields_max), ("body_buffer_max", body_buffer_max),
+                            ("pipeline_bytes_max", pipeline_bytes_max)):
+            if value == 0:
+                raise ValueError(f"{name} must be at least 1")
+        for name, seconds in (("header_timeout", header_timeout), ("body_timeout", body_timeout),
+                              ("write_timeout", write_timeout), ("keep_alive_timeout", keep_alive_timeout),
+                              ("linger_timeout", linger_timeout)):
+            if not 0 <= seconds <= 1e9:
+                raise ValueError(f"{name} must be between 0 and 1e9 seconds")
+        if head_bytes_max > 1 << 30 or fields_max > 65535:
+            raise ValueError("head_bytes_max is at most 1 GiB, fields_max at most 65535")
+        self.core.request_line_bytes_max = request_line_bytes_max
+        self.core.head_bytes_max = head_bytes_max
+        self.core.fields_max = fields_max
+        self.core.leading_crlf_max = leading_crlf_max
+        self.core.body_bytes_max = FS_UNLIMITED if body_bytes_max is None else <uint64_t>body_bytes_max
+        self.core.chunk_ext_bytes_max = chunk_ext_bytes_max
+        self.core.trailer_bytes_max = trailer_bytes_max
+        self.core.drain_bytes_max = drain_bytes_max
+        self.header_timeout = header_timeout
+        self.body_timeout = body_timeout
+        self.write_timeout = write_timeout
+        self.keep_alive_timeout = keep_alive_timeout
+        self.linger_timeout = linger_timeout
+        self.body_buffer_max = body_buffer_max
+        self.pipeline_bytes_max = pipeline_bytes_max
+        self.linger_bytes_max = linger_bytes_max
+
+    @property
+    def body_bytes_max(self) -> int | None:
+        """Decoded bytes of a request body, or None."""
+        return None if self.core.body_bytes_max == FS_UNLIMITED else self.core.body_bytes_max
+
+    @property
+    def head_bytes_max(self) -> int:
+        """Bytes of a request head, first line to empty line."""
+        return self.core.head_bytes_max

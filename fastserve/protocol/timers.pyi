@@ -1,0 +1,9 @@
+"""Types of timers.pyx."""
+
+from asyncio import AbstractEventLoop
+
+class Expiring: ...
+
+class Timers:
+    def __new__(cls, loop: AbstractEventLoop) -> Timers: ...
+    def close(self) -> None: ...

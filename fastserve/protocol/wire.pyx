@@ -1,0 +1,160 @@
+"""Wire: the door through which a Connection speaks to its socket, and the watch for peers that leave unread.
+
+Room:    floor 1. Nothing here knows HTTP.
+Called:  by Connection. Calls asyncio or uvloop transports, epoll.
+"""
+
+import select
+import socket
+import struct
+
+
+cdef class Wire:
+    cdef int write(self, object data) except -1:
+        raise NotImplementedError
+
+    cdef int write_many(self, list pieces) except -1:
+        raise NotImplementedError
+
+    cdef int pause_reading(self) except -1:
+        raise NotImplementedError
+
+    cdef int resume_reading(self) except -1:
+        raise NotImplementedError
+
+    cdef bint shutdown_write(self) except -1:
+        return False
+
+    cdef int close(self) except -1:
+        raise NotImplementedError
+
+    cdef int abort(self) except -1:
+        raise NotImplementedError
+
+    cdef int reset(self) except -1:
+        return self.abort()
+
+    cdef bint is_closing(self):
+        return False
+
+    cdef size_t unsent(self) except? 0:
+        return 0
+
+    cdef object info(self, str name):
+        return None
+
+    cdef int fileno(self) except -2:
+        return -1
+
+
+cdef class TransportWire(Wire):
+    @staticmethod
+    cdef TransportWire over(object transport):
+        cdef TransportWire wire = TransportWire.__new__(TransportWire)
+        wire.transport = transport
+        wire._write = transport.write
+        return wire
+
+    cdef int write(self, object data) except -1:
+        self._write(data)
+        return 0
+
+    cdef int write_many(self, list pieces) except -1:
+        self.transport.writelines(pieces)
+        return 0
+
+    cdef int pause_reading(self) except -1:
+        self.transport.pause_reading()
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        self.transport.resume_reading()
+        return 0
+
+    cdef bint shutdown_write(self) except -1:
+        if not self.transport.can_write_eof():
+            return False
+        self.transport.write_eof()
+        return True
+
+    cdef int close(self) except -1:
+        self.transport.close()
+        return 0
+
+    cdef int abort(self) except -1:
+        self.transport.abort()
+        return 0
+
+    cdef int reset(self) except -1:
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            except OSError:
+                pass
+        return self.abort()
+
+    cdef bint is_closing(self):
+        return self.transport.is_closing()
+
+    cdef size_t unsent(self) except? 0:
+        return self.transport.get_write_buffer_size()
+
+    cdef object info(self, str name):
+        return self.transport.get_extra_info(name)
+
+    cdef int fileno(self) except -2:
+        sock = self.transport.get_extra_info("socket")
+        return -1 if sock is None else sock.fileno()
+
+
+cdef class HangupWatch:
+    """loop: an asyncio event loop with add_reader()."""
+
+    def __cinit__(self, loop):
+        self._loop = loop
+        self._watched = {}
+
+    cdef int watch(self, int fd, object connection) except -1:
+        if fd < 0 or not hasattr(select, "epoll"):
+            return 0
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._loop.add_reader(self._epoll.fileno(), self._ready)
+        # Once is enough: a hang-up does not go away, and level-triggered it would be told for ever.
+        mask = select.EPOLLRDHUP | select.EPOLLONESHOT
+        try:
+            self._epoll.register(fd, mask)
+        except FileExistsError:
+            self._epoll.modify(fd, mask)
+        except OSError:  # a descriptor that cannot be polled
+            return 0
+        self._watched[fd] = connection
+        return 0
+
+    cdef int unwatch(self, int fd, object connection) except -1:
+        # The descriptor may be closed by now, and its number used again by a connection that is watched itself.
+        if self._watched.get(fd) is connection:
+            del self._watched[fd]
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass
+        return 0
+
+    def _ready(self):
+        for fd, _ in self._epoll.poll(0):
+            connection = self._watched.pop(fd, None)
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass
+            if connection is not None:
+                connection.hangup()
+
+    def close(self):
+        if self._epoll is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+        self._watched.clear()
