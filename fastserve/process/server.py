@@ -1,0 +1,272 @@
+"""Server: one process's worth of serving: listeners, lifespan, a Service on the running loop, and a graceful stop.
+
+Room: floor 3. Called by: worker.py; by programs that embed us (`async with fastserve.Server(app, port=0) as server`).
+Calls: importer, sockets; interfaces (make_handler, Lifespan), telemetry (AccessLog), protocol (Service, Limits).
+It runs on any asyncio loop and touches neither signals nor logging handlers nor the process. Station 1, accept, is
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Awaitable
+from types import TracebackType
+from typing import Any
+
+from fastserve.errors import ConfigError
+from fastserve.interfaces import detect, make_handler
+from fastserve.interfaces.lifespan import Lifespan
+from fastserve.process.config import Address, Config, TcpAddress
+from fastserve.process.importer import load, takes_nothing
+from fastserve.process.sockets import Listeners
+from fastserve.protocol import Limits, Service
+from fastserve.telemetry import AccessLog
+
+__all__ = ["Server", "load_application"]
+
+logger = logging.getLogger("fastserve")
+
+LIFESPAN_RESERVE = 3.0  # of the graceful limit, kept for the application's shutdown after the connections are gone
+LEAST = 0.25  # for a step that finds no time left
+
+
+def load_application(config: Config) -> tuple[Any, str]:
+    """The application and the interface it speaks, or a ConfigError in one line."""
+    app = load(config.app, factory=config.factory, app_dir=config.app_dir)
+    if config.interface != "auto":
+        return app, config.interface
+    try:
+        interface = detect(app)
+    except ConfigError as error:
+        raise ConfigError(str(error), exit_code=3) from None
+    if interface != "native" and not config.factory and takes_nothing(app):
+        raise ConfigError(f"{config.app} takes no arguments: if it makes the application, add --factory", exit_code=3)
+    return app, interface
+
+
+class Server:
+    """An HTTP server in this program's own event loop.
+
+    `app` is an application or "module:attribute"; options are the command line's, with underscores. Port 0 takes any
+    free port: `url` and `port` say which. Entering starts it, leaving stops it gracefully.
+    """
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        self._prepare(Config.embedded(app, options))
+
+    @classmethod
+    def of(cls, config: Config, app: Any, interface: str, listeners: Listeners, slot: int = 0) -> Server:
+        """A worker's: the application is loaded and the listeners are open; whoever opened them closes them."""
+        server = cls.__new__(cls)
+        server._prepare(config)
+        server._app, server.interface = app, interface
+        server._listeners, server._slot = listeners, slot
+        server._owns_listeners = False
+        return server
+
+    def _prepare(self, config: Config) -> None:
+        self.config = config
+        self.interface = ""
+        self._app: Any = None
+        self._listeners: Listeners | None = None
+        self._slot = 0
+        self._owns_listeners = True
+        self._servers: list[asyncio.AbstractServer] = []
+        self._service: Service | None = None
+        self._handler: Any = None
+        self._observer: Any = None
+        self._lifespan: Any = None
+        self._state = "new"  # new, starting, serving, stopping, stopped
+
+    # ---------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens; ports are real ones."""
+        return list(self._listeners.addresses) if self._listeners is not None else []
+
+    @property
+    def url(self) -> str:
+        """What a client on this machine can use: http://127.0.0.1:PORT, or unix:PATH."""
+        if not self.addresses:
+            raise RuntimeError("the server has not started")
+        return self.addresses[0].local_url
+
+    @property
+    def port(self) -> int:
+        """The port of the first TCP address."""
+        for address in self.addresses:
+            if isinstance(address, TcpAddress):
+                return address.port
+        raise RuntimeError("the server listens on no TCP port" if self.addresses else "the server has not started")
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return self._service.connections if self._service is not None else 0
+
+    @property
+    def active(self) -> int:
+        """Exchanges in hand."""
+        return self._service.active if self._service is not None else 0
+
+    def __repr__(self) -> str:
+        where = " ".join(map(str, self.addresses)) or "nowhere"
+        return f"<Server {self._state} on {where}, {self.connections} connections, {self.active} active>"
+
+    # -------------------------------------------------------------------------------------------- start and stop
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Run the application's startup, then accept. Returns when it serves. What startup raises is raised."""
+        if self._state != "new":
+            raise RuntimeError(f"the server is {self._state}; it starts once")
+        self._state = "starting"
+        loop = asyncio.get_running_loop()
+        config = self.config
+        try:
+            if not self.interface:
+                self._app, self.interface = load_application(config)
+            if self._listeners is None:
+                self._listeners = Listeners(
+                    config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions
+                )
+            lifespan = Lifespan(self._app, self.interface)
+            self._handler = make_handler(self._app, self.interface, threads=config.threads, state=lifespan.state)
+            await lifespan.startup()
+            self._lifespan = lifespan
+            self._observer = AccessLog(sys.stdout) if config.access_log else None
+            self._service = Service(
+                loop,
+                self._handler,
+                Limits(**config.limits()),
+                observer=self._observer,
+                server_header=config.server_header,
+                half_close=config.half_close,
+            )
+            for listener in self._listeners.slot(self._slot):  # station 1: accept
+                self._servers.append(await self._accept(loop, listener))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await self._close_all()
+            raise
+        self._state = "serving"
+
+    async def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> asyncio.AbstractServer:
+        assert self._service is not None
+        backlog = self.config.backlog
+        if listener.family != socket.AF_UNIX:
+            return await loop.create_server(self._service.connect, sock=listener, backlog=backlog)
+        # From 3.13 a loop removes the path when its server closes: ours is shared, and Listeners removes it.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        try:
+            return await loop.create_unix_server(self._service.connect, sock=listener, backlog=backlog, **keep)
+        except TypeError:  # a loop that never removes it, and knows no such word
+            return await loop.create_unix_server(self._service.connect, sock=listener, backlog=backlog)
+
+    async def stop(self, timeout: float | None = None) -> bool:
+        """Stop accepting, finish what is in hand, run the application's shutdown. True if nothing had to be cut.
+
+        `timeout`: seconds in all, timeout_graceful_shutdown if None. What the application's shutdown raises is raised,
+        after everything is closed.
+        """
+        if self._state != "serving":
+            return True
+        self._state = "stopping"
+        limit = self.config.timeout_graceful_shutdown if timeout is None else timeout
+        reserve = min(LIFESPAN_RESERVE, limit / 5)
+        deadline = asyncio.get_running_loop().time() + limit
+        service = self._service
+        assert service is not None
+        for server in self._servers:
+            server.close()
+        if self._owns_listeners and self._listeners is not None:
+            self._listeners.close()
+        service.shutdown()
+        whole = await _within(service.wait_closed(), limit - reserve)
+        if not whole:
+            logger.warning(
+                "cutting %d connections after %.1f s: %d requests in hand",
+                service.connections,
+                limit - reserve,
+                service.active,
+            )
+            service.abort()
+            await _within(service.wait_closed(), reserve / 3)
+        await self._close_all(deadline)
+        return whole
+
+    async def _close_all(self, deadline: float | None = None) -> None:
+        """Whatever start() has opened, in reverse order, each once."""
+        clock = asyncio.get_running_loop().time
+        if deadline is None:
+            deadline = clock() + LIFESPAN_RESERVE
+        servers, self._servers = self._servers, []
+        lifespan, self._lifespan = self._lifespan, None
+        handler, self._handler = self._handler, None
+        observer, self._observer = self._observer, None
+        for server in servers:
+            server.close()
+        if self._owns_listeners and self._listeners is not None:
+            self._listeners.close()
+        try:
+            if lifespan is not None and not await _within(lifespan.shutdown(), max(deadline - clock(), LEAST)):
+                logger.warning("the application's shutdown was given up: out of time")
+        finally:
+            self._state = "stopped"
+            joined = handler is None or await _in_thread(handler.close, max(deadline - clock(), LEAST))
+            if not joined:
+                logger.warning("handlers are still running in threads; they were left behind")
+            elif self._service is not None:
+                self._service.close()  # its timers; the handler's close() has already joined the threads
+            if observer is not None:
+                observer.close()
+
+
+async def _within(waiting: Awaitable[Any], seconds: float) -> bool:
+    """Did it end in time? It is cancelled if not. What it raises is raised."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=max(seconds, 0.0))
+        if done:
+            task.result()
+            return True
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    task.cancel()
+    await asyncio.wait({task}, timeout=LEAST)
+    return False
+
+
+async def _in_thread(function: Any, seconds: float) -> bool:
+    """Run what may block for ever, beside the loop. Did it end in time?"""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def body() -> None:
+        try:
+            function()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(ended.set)
+
+    thread = threading.Thread(target=body, name="fastserve-close", daemon=True)
+    thread.start()
+    if not await _within(ended.wait(), seconds):
+        return False
+    thread.join()
+    return True

@@ -1,0 +1,255 @@
+"""sockets: listeners for TCP and Unix addresses, one per worker slot where the kernel can share a port.
+
+Room: floor 3. Called by: worker.py and server.py (one slot), supervisor.py (a slot per worker). Calls: config, errors.
+
+Exclusivity. SO_REUSEPORT lets several workers listen on one port, and would let a second server in beside us unseen.
+So the first listener of an address is bound and made to listen *without* it: listen() is where the kernel decides,
+atomically, that nobody else listens there. Only then is the option set on it, and its siblings join the group. Setting
+the option between bind() and listen() would leave a gap: with SO_REUSEADDR (which a restart needs, or TIME_WAIT refuses
+the bind) two servers can both be bound, both set the option, and then both listen. tests/process/test_sockets.py shows
+either order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fastserve.errors import ConfigError
+from fastserve.process.config import Address, TcpAddress, UnixAddress
+
+__all__ = ["Listeners"]
+
+Place = tuple[socket.AddressFamily, tuple[Any, ...]]  # what getaddrinfo gives and bind takes
+
+# Elsewhere the option exists but does not spread connections (BSD, macOS): there the workers share one listener.
+REUSE_PORT = sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
+
+
+class Listeners:
+    """All listening sockets of a server, by worker slot. Who opened them removes the Unix sockets; a fork does not."""
+
+    def __init__(
+        self, addresses: Sequence[Address], *, slots: int = 1, backlog: int = 2048, uds_permissions: int = 0o600
+    ) -> None:
+        self.addresses: list[Address] = []  # as bound: port 0 is now a number
+        self._slots: list[list[socket.socket]] = [[] for _ in range(slots)]
+        self._paths: list[tuple[str, int, int]] = []  # Unix sockets we made: path, device, inode
+        self._owner = os.getpid()
+        try:
+            for address in addresses:
+                if isinstance(address, UnixAddress):
+                    self._open_unix(address, backlog, uds_permissions)
+                else:
+                    self._open_tcp(address, backlog)
+        except BaseException:
+            self.close()
+            raise
+
+    def slot(self, index: int) -> list[socket.socket]:
+        """The listeners of one worker."""
+        return self._slots[index]
+
+    def keep_only(self, index: int) -> list[socket.socket]:
+        """In a worker after fork: close what belongs to its siblings, so that their listeners end with them."""
+        mine = self._slots[index]
+        for listener in self._all():
+            if listener not in mine:
+                listener.close()
+        self._slots = [mine if i == index else [] for i in range(len(self._slots))]
+        return mine
+
+    def close(self) -> None:
+        """Close every listener and remove our Unix sockets, if they are still the ones we made."""
+        for listener in self._all():
+            listener.close()
+        self._slots = [[] for _ in self._slots]
+        if os.getpid() == self._owner:
+            for path, device, inode in self._paths:
+                with contextlib.suppress(OSError):
+                    found = os.lstat(path)
+                    if (found.st_dev, found.st_ino) == (device, inode):
+                        os.unlink(path)
+        self._paths = []
+
+    def _all(self) -> list[socket.socket]:
+        return list({id(listener): listener for slot in self._slots for listener in slot}.values())
+
+    # ---------------------------------------------------------------------------------------------------- TCP
+
+    def _open_tcp(self, address: TcpAddress, backlog: int) -> None:
+        places = _resolve(address)
+        attempts = 10 if address.port == 0 and len(places) > 1 else 1
+        while True:
+            attempts -= 1
+            opened: list[list[socket.socket]] = []
+            try:
+                self._open_places(address, places, backlog, opened)
+            except OSError as error:
+                for group in opened:
+                    for listener in group:
+                        listener.close()
+                if attempts and error.errno == errno.EADDRINUSE:
+                    continue  # the port the kernel chose for IPv4 is taken for IPv6: choose again
+                raise _refusal(address, error) from None
+            break
+        self.addresses.append(TcpAddress(address.host, opened[0][0].getsockname()[1]))
+        for group in opened:
+            for index, slot in enumerate(self._slots):
+                slot.append(group[index % len(group)])
+
+    def _open_places(
+        self,
+        address: TcpAddress,
+        places: list[Place],
+        backlog: int,
+        opened: list[list[socket.socket]],
+    ) -> None:
+        """A group of listeners per place. A name may stand for a family this machine lacks: one that works will do."""
+        port = address.port
+        missing: OSError | None = None
+        for family, place in places:
+            group: list[socket.socket] = []
+            opened.append(group)
+            try:
+                first = _bind(family, (place[0], port, *place[2:]), group, reuse_port=False)
+                first.listen(backlog)  # here the kernel refuses a second server
+                port = first.getsockname()[1]
+                if REUSE_PORT and len(self._slots) > 1:
+                    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                    for _ in self._slots[1:]:
+                        _bind(family, first.getsockname(), group, reuse_port=True).listen(backlog)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or len(places) == 1:
+                    raise
+                for listener in group:
+                    listener.close()
+                opened.remove(group)
+                missing = error
+        if not opened and missing is not None:
+            raise missing
+
+    # --------------------------------------------------------------------------------------------------- Unix
+
+    def _open_unix(self, address: UnixAddress, backlog: int, permissions: int) -> None:
+        """One listener for all workers. Its mode is `permissions` from its first moment; a stale socket is replaced."""
+        path = address.path
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _folder_lock(os.path.dirname(path) or "."):
+                _clear_stale(address)
+                with contextlib.suppress(OSError):  # Linux gives the file the mode of the descriptor, less the umask
+                    os.fchmod(listener.fileno(), permissions)
+                listener.bind(path)
+                made = os.lstat(path)
+                self._paths.append((path, made.st_dev, made.st_ino))
+                if stat.S_IMODE(made.st_mode) != permissions:
+                    os.chmod(path, permissions)
+                listener.listen(backlog)
+                listener.setblocking(False)
+        except OSError as error:
+            listener.close()
+            raise _refusal(address, error) from None
+        except BaseException:
+            listener.close()
+            raise
+        self.addresses.append(address)
+        for slot in self._slots:
+            slot.append(listener)
+
+
+def _resolve(address: TcpAddress) -> list[Place]:
+    try:
+        found = socket.getaddrinfo(
+            address.host or None,
+            address.port,
+            type=socket.SOCK_STREAM,
+            proto=socket.IPPROTO_TCP,
+            flags=socket.AI_PASSIVE,
+        )
+    except (socket.gaierror, UnicodeError):
+        raise ConfigError(f"cannot listen on {address}: {address.host!r} is no known host", exit_code=3) from None
+    places: list[Place] = list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+    return sorted(places, key=lambda place: place[0] != socket.AF_INET)
+
+
+def _bind(
+    family: socket.AddressFamily, place: tuple[str | int, ...], group: list[socket.socket], *, reuse_port: bool
+) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    group.append(listener)
+    listener.setblocking(False)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # [::]:80 is IPv6; :80 is both
+    if reuse_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(place)
+    return listener
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: str) -> Iterator[None]:
+    """Of two servers started at once, one looks and binds at a time. A lock on the folder itself: no file is left."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(200):  # somebody may hold it for reasons of their own: then go on without, after 2 s
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear_stale(address: UnixAddress) -> None:
+    try:
+        found = os.lstat(address.path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigError(
+            f"cannot listen on {address}: there is a file that is no socket; it was not touched", exit_code=3
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address.path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address.path)
+            return
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:  # a socket of another kind, such as syslog's
+                raise ConfigError(
+                    f"cannot listen on {address}: there is a socket of another kind", exit_code=3
+                ) from None
+            if error.errno not in (errno.EAGAIN, errno.EINPROGRESS):
+                raise
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _refusal(address: Address, error: OSError) -> ConfigError:
+    reasons = {
+        errno.EADDRINUSE: "the address is already in use",
+        errno.EADDRNOTAVAIL: "it is no address of this machine",
+        errno.EAFNOSUPPORT: "this machine has no such address family",
+        errno.ENOENT: "there is no such folder",
+        errno.ENOTDIR: "its folder is no folder",
+        errno.EACCES: "permission denied",
+    }
+    reason = reasons.get(error.errno or 0) or error.strerror or str(error)
+    if error.errno == errno.EACCES and isinstance(address, TcpAddress) and 0 < address.port < 1024:
+        reason += " (a port below 1024 needs root or CAP_NET_BIND_SERVICE)"
+    return ConfigError(f"cannot listen on {address}: {reason}", exit_code=3)

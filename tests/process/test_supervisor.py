@@ -1,0 +1,289 @@
+"""supervisor: several real workers: shared port, replacement, boot failure, graceful and forced stop, no orphans."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from process.running import HERE, Background, Running, alive, get_unix, until
+
+from fastserve.process.supervisor import BACKOFF_MAX, _backoff
+from fastserve.process.worker import SAME_SECONDS
+
+APP = ("apps:app", "--app-dir", str(HERE))
+TWO = (*APP, "--port", "0", "--workers", "2")
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(map(alive, pids))
+
+
+def answering(server: Running, wanted: int) -> set[int]:
+    """The pids that answer, until there are `wanted` of them."""
+    found: set[int] = set()
+    until(lambda: found.add(int(server.get("/pid"))) or len(found) >= wanted, f"{wanted} workers answer")  # type: ignore[func-returns-value]
+    return found
+
+
+def test_workers_share_the_port_and_all_answer(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", "-w", "3", cwd=tmp_path) as server:
+        server.ready()
+        assert len(server.workers) == 3 and server.pid not in server.workers
+        assert answering(server, 3) == set(server.workers)
+        assert server.stop() == 0
+        assert gone(server.workers)
+
+
+def test_workers_share_a_unix_socket_that_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with Running(*APP, "--uds", str(path), "-w", "2", cwd=tmp_path) as server:
+        server.ready()
+        for _ in range(4):
+            assert get_unix(path).endswith(b"hello")
+        os.kill(server.workers[0], signal.SIGKILL)
+        server.wait_for(r"worker 1 .* is ready")
+        assert path.exists() and get_unix(path).endswith(b"hello")
+        assert server.stop() == 0
+        assert not path.exists()
+
+
+def test_second_server_is_refused(tmp_path: Path) -> None:
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready()
+        for workers in ("1", "2"):
+            with Running(*APP, "--port", str(server.port), "-w", workers, cwd=tmp_path) as second:
+                assert second.wait() == 3
+                assert second.lines == [
+                    f"fastserve: error: cannot listen on 127.0.0.1:{server.port}: the address is already in use"
+                ]
+        assert server.get() == "hello"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_finishes_requests_in_hand(tmp_path: Path, number: int) -> None:
+    done = tmp_path / "done"
+    with Running(*TWO, cwd=tmp_path, TEST_SHUTDOWN_FILE=str(done)) as server:
+        server.ready()
+        answers = [Background(server.port, "/slow") for _ in range(6)]
+        server.wait_for("slow begins", count=6)
+        server.signal(number)
+        assert [answer.result() for answer in answers] == ["slow"] * 6
+        assert server.wait() == 0
+        assert sorted(map(int, done.read_text().split())) == sorted(server.workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_whole_group_still_stops_gracefully(tmp_path: Path, number: int) -> None:
+    """A terminal does so with Ctrl-C, systemd with TERM; timeout(1) signals its child and then the group."""
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready()
+        answers = [Background(server.port, "/slow") for _ in range(4)]
+        server.wait_for("slow begins", count=4)
+        server.signal(number)
+        os.killpg(server.pid, number)
+        assert [answer.result() for answer in answers] == ["slow"] * 4
+        assert server.wait() == 0
+        assert "Traceback" not in server.err and "forced" not in server.err
+
+
+def test_stopping_server_refuses_new_clients_at_once(tmp_path: Path) -> None:
+    """No listener may be left open in a process that does not accept."""
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready()
+        answers = [Background(server.port, "/slow") for _ in range(4)]
+        server.wait_for("slow begins", count=4)
+        port = server.port
+        server.signal(signal.SIGTERM)
+        server.wait_for("stopping: ", count=2)
+
+        def refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(refused, "new clients are refused", 0.4)
+        assert [answer.result() for answer in answers] == ["slow"] * 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_second_signal_forces(tmp_path: Path, number: int) -> None:
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready()
+        Background(server.port, "/endless")
+        server.wait_for("endless begins")
+        server.signal(signal.SIGTERM)
+        server.wait_for("stopping: 1 connections")
+        time.sleep(2 * SAME_SECONDS)
+        server.signal(number)
+        assert server.wait() == 1
+        assert gone(server.workers) and "forced to stop" in server.err
+
+
+def test_quit_forces_at_once(tmp_path: Path) -> None:
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready().signal(signal.SIGQUIT)
+        assert server.wait() == 1
+        assert gone(server.workers)
+
+
+def test_endless_request_is_cut_at_the_limit_with_exit_code_0(tmp_path: Path) -> None:
+    with Running(*TWO, "--timeout-graceful-shutdown", "0.5", cwd=tmp_path) as server:
+        server.ready()
+        Background(server.port, "/endless")
+        server.wait_for("endless begins")
+        assert server.stop() == 0
+        assert "cutting 1 connections" in server.err
+
+
+def test_worker_with_a_blocked_loop_is_killed_at_the_limit(tmp_path: Path) -> None:
+    with Running(*TWO, "--timeout-graceful-shutdown", "0.2", cwd=tmp_path) as server:
+        server.ready()
+        Background(server.port, "/block")
+        server.wait_for("block begins")
+        assert server.stop() == 1
+        assert "not gone in time" in server.err and gone(server.workers)
+
+
+@pytest.mark.parametrize("how", ["kill", "crash", "term"])
+def test_worker_that_dies_is_replaced_at_once(tmp_path: Path, how: str) -> None:
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready()
+        began = time.monotonic()
+        if how == "crash":
+            with pytest.raises(OSError):
+                server.get("/crash")
+            text = "ended with exit code 9"
+        else:
+            os.kill(server.workers[0], signal.SIGKILL if how == "kill" else signal.SIGTERM)
+            text = "was killed by SIGKILL" if how == "kill" else "ended with exit code 0"
+        server.wait_for(rf"worker \d \(pid \d+\) {text}; starting another")
+        new = int(server.wait_for(r"worker \d \(pid (\d+)\) is ready").group(1))
+        assert time.monotonic() - began < 2
+        assert new not in server.workers
+        assert new in answering(server, 2)
+        assert server.stop() == 0
+        assert not alive(new)
+
+
+def test_crash_loop_is_slowed_down(tmp_path: Path) -> None:
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready()
+        os.kill(server.workers[0], signal.SIGKILL)
+        second = int(server.wait_for(r"worker 1 \(pid (\d+)\) is ready").group(1))
+        os.kill(second, signal.SIGKILL)
+        server.wait_for(r"worker 1 .* was killed by SIGKILL; another in (0\.9|1\.0|1\.1) s \(death 2 in a row\)")
+        began = time.monotonic()
+        server.wait_for(r"worker 1 .* is ready", count=2)
+        assert time.monotonic() - began > 0.7
+
+
+def test_backoff_grows_and_is_bounded() -> None:
+    assert _backoff(1) == 0.0
+    for deaths in range(2, 40):
+        assert 0.9 * min(2 ** (deaths - 2), BACKOFF_MAX) <= _backoff(deaths) <= 1.1 * BACKOFF_MAX
+    assert sum(_backoff(deaths) < 15 for deaths in range(1, 40)) <= 6
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"TEST_IMPORT_FAILS": "1"}, 'cannot import "apps": ValueError: no configuration'),
+        ({"TEST_STARTUP_FAILS": "1"}, "the application failed to start: RuntimeError: no database"),
+    ],
+)
+def test_worker_that_cannot_start_ends_the_server(tmp_path: Path, environ: dict[str, str], message: str) -> None:
+    began = time.monotonic()
+    with Running(*APP, "--port", "0", "-w", "3", cwd=tmp_path, **environ) as server:
+        assert server.wait() == 3
+        assert time.monotonic() - began < 5
+        assert server.lines[0] == "Traceback (most recent call last):"
+        assert server.lines[-1] == f"fastserve: error: {message}"
+        assert server.err.count("Traceback") == 1 and server.err.count("fastserve: error:") == 1
+        assert "/fastserve/" not in server.err and " ready " not in server.err
+
+
+def test_wrong_reference_is_one_line_with_workers_too(tmp_path: Path) -> None:
+    with Running("apps:ap", "--app-dir", str(HERE), "--port", "0", "-w", "3", cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert server.lines == ['fastserve: error: module "apps" has no attribute "ap"; did you mean "app"?']
+
+
+def test_worker_that_dies_while_starting_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "suicide.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with Running("suicide", "--port", "0", "-w", "2", cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert len(server.lines) == 1
+        assert "was killed by SIGKILL before it was ready" in server.lines[0]
+
+
+def test_replacement_that_cannot_start_leaves_the_others_serving(tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    with Running(*TWO, cwd=tmp_path, TEST_IMPORT_FAILS_IF=str(flag)) as server:
+        server.ready()
+        flag.touch()
+        os.kill(server.workers[0], signal.SIGKILL)
+        server.wait_for(r"worker 1 .* could not start: .*a broken release; another in (0\.9|1\.0|1\.1) s")
+        assert somebody_answers(server) == server.workers[1]
+        flag.unlink()
+        server.wait_for(r"worker 1 .* is ready")
+        assert server.stop() == 0
+
+
+def somebody_answers(server: Running) -> int:
+    """Clients whom the kernel gives to a dead worker's slot wait for its successor. Ask until another answers."""
+    for _ in range(50):
+        with contextlib.suppress(TimeoutError):
+            return int(Background(server.port, "/pid").result(0.2))
+    raise AssertionError("nobody answers")
+
+
+def test_workers_die_with_a_killed_supervisor(tmp_path: Path) -> None:
+    with Running(*TWO, cwd=tmp_path) as server:
+        server.ready()
+        Background(server.port, "/block")
+        server.wait_for("block begins")  # one of them could not even look
+        workers, port = server.workers, server.port
+        server.signal(signal.SIGKILL)
+        until(lambda: gone(workers), "workers are gone", 2.0)
+        with Running(*APP, "--port", str(port), "-w", "2", cwd=tmp_path) as second:
+            assert second.ready().get() == "hello"
+
+
+def test_signal_during_startup_ends_it(tmp_path: Path) -> None:
+    with Running(*TWO, cwd=tmp_path, TEST_STARTUP_HANGS="1") as server:
+        server.wait_for("^hanging", count=2)
+        assert server.stop() == 0
+        assert "Traceback" not in server.err
+
+
+def test_workers_do_not_inherit_each_other(tmp_path: Path) -> None:
+    """A worker holds its own slot's listener, one end of its own channel, and nobody else's."""
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc")
+    with Running(*APP, "--port", "0", "-w", "4", cwd=tmp_path) as server:
+        server.ready()
+        os.kill(server.workers[0], signal.SIGKILL)
+        new = int(server.wait_for(r"worker 1 \(pid (\d+)\) is ready").group(1))
+
+        def sockets(pid: int) -> set[str]:
+            found = set()
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                try:
+                    target = os.readlink(entry)
+                except FileNotFoundError:
+                    continue
+                if target.startswith("socket:"):
+                    found.add(target)
+            return found
+
+        held = {pid: sockets(pid) for pid in [new, *server.workers[1:]]}
+        for pid, mine in held.items():
+            for other, theirs in held.items():
+                assert pid == other or not mine & theirs, (pid, other)

@@ -1,0 +1,257 @@
+"""The command: help, banner, and every operator error as one line and a code."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from process.running import HERE, Running, get_unix
+
+from fastserve import cli
+from fastserve._version import __version__
+from fastserve.process.config import OPTIONS
+
+APP = ("apps:app", "--app-dir", str(HERE))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and the one line, in this process: nothing is started."""
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("fastserve: error: ")
+    return code, lines[0].removeprefix("fastserve: error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "an application is missing: fastserve MODULE:APP (see fastserve --help)"),
+        (("a:b", "--port", "http"), "--port: not a whole number: 'http'"),
+        (("a:b", "--port", "٣"), "--port: not a whole number"),
+        (("a:b", "--port", "70000"), "port must be 0 to 65535, not 70000"),
+        (("a:b", "--port"), "--port: expected one argument"),
+        (("a:b", "-w", "0"), "workers must be 1 to 1024, not 0"),
+        (("a:b", "-w", "two"), "-w/--workers: not a whole number: 'two'"),
+        (("a:b", "--frobnicate"), "unrecognized arguments: --frobnicate"),
+        (("a:b", "--por", "1"), "unrecognized arguments: --por 1"),
+        (("a:b", "c:d"), "unrecognized arguments: c:d"),
+        (("a:b", "--bind", "nonsense"), "bind must be HOST:PORT, [v6]:PORT or unix:PATH, not 'nonsense'"),
+        (("a:b", "-b", "h:1", "-b", "h:1"), "h:1 is given twice"),
+        (("a:b", "--log-level", "loud"), "--log-level: invalid choice: 'loud'"),
+        (("a:b", "--timeout-keep-alive", "long"), "--timeout-keep-alive/--keep-alive: not a number of seconds: 'long'"),
+        (("a:b", "--timeout-keep-alive", "-1"), "timeout-keep-alive must be seconds, 0 or more, not -1.0"),
+        (("a:b", "--uds-permissions", "9"), "--uds-permissions: not an octal mode: '9'"),
+        (("a:b", "--uds", ""), "a Unix socket needs a path"),
+        (("a:b", "--app-dir", "/no/such/folder"), "app-dir: there is no folder '/no/such/folder'"),
+        (("shop/web.py", "--port", "0"), 'an application is MODULE:APP, not a file: try "shop.web"'),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str
+) -> None:
+    code, line = refusal(capsys, *arguments)
+    assert (code, line[: len(text)]) == (2, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("nosuchmodule:app", "--port", "0"), 'module "nosuchmodule" not found in '),
+        (("nosuchmodule", "--port", "0"), 'module "nosuchmodule" not found in '),
+        (
+            ("apps:ap", "--app-dir", str(HERE), "--port", "0"),
+            'module "apps" has no attribute "ap"; did you mean "app"?',
+        ),
+        (("apps:asyncio", "--app-dir", str(HERE), "--port", "0"), ""),
+        (("apps:app", "--app-dir", str(HERE), "--factory", "--port", "0"), ""),
+        (("a:b", "--host", "192.0.2.1"), "cannot listen on 192.0.2.1:8000: it is no address of this machine"),
+    ],
+)
+def test_what_cannot_start_is_one_line_and_code_3(tmp_path: Path, arguments: tuple[str, ...], text: str) -> None:
+    with Running(*arguments, cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert len(server.lines) == 1 and server.lines[0].startswith("fastserve: error: " + text), server.err
+
+
+def test_factory_is_suggested(tmp_path: Path) -> None:
+    with Running("apps:make", "--app-dir", str(HERE), "--port", "0", cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert server.lines == [
+            "fastserve: error: apps:make takes no arguments: if it makes the application, add --factory"
+        ]
+    with Running("apps:make", "--app-dir", str(HERE), "--port", "0", "--factory", cwd=tmp_path) as server:
+        assert server.ready().get() == "hello"
+
+
+def test_application_of_another_interface_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "asgi.py").write_text("async def app(scope, receive, send): pass\n")
+    for workers in ("1", "2"):
+        with Running("asgi", "--port", "0", "-w", workers, cwd=tmp_path) as server:
+            if server.wait_for("ready|error").group() == "ready":
+                pytest.skip("ASGI is supported by now")
+            assert server.wait() in (2, 3)
+            assert len(server.lines) == 1 and server.lines[0].startswith("fastserve: error: ")
+
+
+def test_failing_import_shows_the_applications_traceback_only(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", cwd=tmp_path, TEST_IMPORT_FAILS="1") as server:
+        assert server.wait() == 3
+        assert server.lines == [
+            "Traceback (most recent call last):",
+            *[line for line in server.lines if line.startswith("  ")],
+            "ValueError: no configuration",
+            'fastserve: error: cannot import "apps": ValueError: no configuration',
+        ]
+        assert len(re.findall(r'  File "', server.err)) == 1
+
+
+# -------------------------------------------------------------------------------------------------- help and version
+
+
+def test_every_option_has_a_flag_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["help"]) == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    for name, option in OPTIONS.items():
+        for flag in ("--" + name.replace("_", "-"), *option.aliases):
+            assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text), flag
+    for group in {option.group for option in OPTIONS.values()}:
+        assert f"\n{group}:\n" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_is_the_same_by_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["help"])
+    by_command = capsys.readouterr().out
+    for flag in ("-h", "--help"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([flag])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out == by_command
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out == f"fastserve {__version__}\n"
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"fastserve {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "value"),
+    [
+        (("--no-access-log",), "access_log", False),
+        (("--access-log",), "access_log", True),
+        (("--no-server-header",), "server_header", False),
+        (("--half-close",), "half_close", True),
+        (("-b", "a:1", "--bind", "[::1]:2"), "bind", ["a:1", "[::1]:2"]),
+        (("-w", "3"), "workers", 3),
+        (("--keep-alive", "5"), "timeout_keep_alive", 5.0),
+        (("--graceful-timeout", "1.5"), "timeout_graceful_shutdown", 1.5),
+        (("--uds-permissions", "660"), "uds_permissions", 0o660),
+        (("--limit-request-body", "1000"), "limit_request_body", 1000),
+    ],
+)
+def test_flags_become_options(arguments: tuple[str, ...], option: str, value: object) -> None:
+    assert vars(cli.make_parser().parse_args(["a:b", *arguments])) == {"app": "a:b", option: value}
+
+
+# ------------------------------------------------------------------------------------------------------ the real thing
+
+
+def test_console_script_serves(tmp_path: Path) -> None:
+    script = Path(sys.executable).parent / "fastserve"
+    if not script.exists():
+        pytest.skip("the package is not installed")
+    with Running(*APP, "--port", "0", cwd=tmp_path, command=[str(script)]) as server:
+        assert server.ready().get() == "hello"
+        assert server.stop() == 0
+
+
+def test_banner_says_what_runs_where(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    arguments = ("-b", "127.0.0.1:0", "--uds", str(path), "-w", "2")
+    with Running(*APP, *arguments, cwd=tmp_path) as server:
+        server.ready()
+        first, app, workers, *listening, ready = server.lines
+        assert re.fullmatch(rf"fastserve {re.escape(__version__)}, CPython [\d.]+\S*, uvloop [\d.]+\S*", first)
+        assert app == "  application  apps:app (native)"
+        assert re.fullmatch(rf"  workers      2 \(pids \d+ \d+\), pid {server.pid}", workers)
+        assert listening == [f"  listening    http://127.0.0.1:{server.port}", f"  listening    unix:{path}"]
+        assert ready == "  ready        stop with Ctrl-C"
+        assert server.get() == "hello" and get_unix(path).endswith(b"hello")
+
+
+def test_bare_module(tmp_path: Path) -> None:
+    with Running("apps", "--app-dir", str(HERE), "--port", "0", cwd=tmp_path) as server:
+        assert server.ready().get() == "hello"
+
+
+def test_current_directory_comes_first(tmp_path: Path) -> None:
+    """Also before a module of the standard library, and in the workers."""
+    (tmp_path / "this.py").write_text("from fastserve import App\napp = App()\n@app.get('/')\ndef x(): return 'mine'\n")
+    for workers in ("1", "2"):
+        with Running("this:app", "--port", "0", "-w", workers, cwd=tmp_path) as server:
+            assert server.ready().get() == "mine"
+
+
+def test_web_concurrency_and_port_are_honoured(tmp_path: Path) -> None:
+    with Running(*APP, cwd=tmp_path, WEB_CONCURRENCY="2", PORT="0") as server:
+        server.ready()
+        assert len(server.workers) == 2
+        assert re.search(r"listening    http://0\.0\.0\.0:\d+ \(PORT is set\)", server.err)
+        assert server.get() == "hello"
+    with Running(*APP, cwd=tmp_path, PORT="web") as server:
+        assert server.wait() == 2
+        assert server.lines == ["fastserve: error: the environment variable PORT must be 0 to 65535, not 'web'"]
+
+
+def test_access_log_goes_to_stdout_or_nowhere(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", cwd=tmp_path) as server:
+        server.ready().get()
+        assert server.stop() == 0
+        assert server.out.count("\n") == 1 and '"GET / HTTP/1.1" 200' in server.out
+    with Running(*APP, "--port", "0", "--no-access-log", cwd=tmp_path) as server:
+        server.ready().get()
+        assert server.stop() == 0
+        assert server.out == ""
+
+
+@pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colour_only_on_a_terminal_and_not_with_no_color(
+    tmp_path: Path, environ: dict[str, str], coloured: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "PORT", "WEB_CONCURRENCY")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastserve", *APP, "--port", "0"],
+        cwd=tmp_path, env={**clean, "TERM": "xterm", **environ}, stderr=theirs, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        os.close(theirs)
+        text = b""
+        while b"Ctrl-C" not in text:
+            text += os.read(ours, 4096)
+        assert (b"\x1b[" in text) is coloured
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        os.close(ours)
+
+
+def test_stdout_that_is_gone_does_not_stop_the_server(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", cwd=tmp_path) as server:
+        server.ready()
+        assert server.get() == "hello"
+        assert server.stop() == 0
+        assert "Traceback" not in server.err
