@@ -1,0 +1,38 @@
+# Ten verbs. PYTHON names the interpreter of the environment to build and test in.
+PYTHON ?= .venv/bin/python
+
+.PHONY: build test ctest fuzz bench lint fmt docs wheel clean nightly
+
+build:          ## compile in place, for work on the sources
+	$(PYTHON) -m pip install -q -e '.[test]'
+
+test:           ## everything the CI runs
+	$(PYTHON) -m pytest
+
+ctest:          ## the C core alone: sanitizers, guard pages, every SIMD level
+	$(MAKE) -C tests/c
+
+fuzz:           ## fuzz the C core for SECONDS per target
+	$(MAKE) -C tests/fuzz run SECONDS=$(or $(SECONDS),60)
+
+bench:          ## side by side with whatever peers are installed
+	$(PYTHON) -m benchmarks run
+
+lint:
+	$(PYTHON) -m ruff check . && $(PYTHON) -m mypy
+
+fmt:
+	$(PYTHON) -m ruff format fastserve tests benchmarks examples docs
+
+docs:           ## regenerate the pages made from tables
+	$(PYTHON) docs/generate.py
+
+wheel:
+	$(PYTHON) -m pip wheel -q --no-deps . -w dist
+
+clean:
+	rm -rf build dist *.egg-info .benchmarks
+	find fastserve -name '*.so' -delete
+
+nightly:        ## what is too heavy for CI: other Pythons, long fuzzing
+	bash .ci/nightly

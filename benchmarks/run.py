@@ -1,0 +1,275 @@
+"""The measuring itself: the rounds, interleaved; the machine, written down; all that went wrong, kept.
+
+Called by __main__. Calls servers (start, check, stop), load (one sample) and cpu (before and after it). Returns plain
+data that report.py keeps as JSON and renders. Nothing is dropped here: a sample that another process disturbed is kept
+with the figure that shows it, and report.py says what it made of it.
+"""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import cpu, load, servers
+from .cases import CASES, Case
+from .servers import Running, ServerError
+
+SCHEMA = 1
+PACKAGES = ("fastserve-http", "uvicorn", "granian", "httptools", "h11", "uvloop", "msgspec", "Cython")
+SIZE_TOLERANCE = 0.05
+
+
+class PlanError(Exception):
+    """What was asked for cannot be measured on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure. cores = (the servers' core, wrk's core)."""
+
+    cases: tuple[str, ...]
+    servers: tuple[str, ...]
+    rounds: int
+    seconds: int
+    connections: int
+    cores: tuple[int, int]
+    warmup_seconds: int = 1
+    nice: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.seconds, self.connections, self.warmup_seconds) < 1:
+            raise PlanError("rounds, seconds, warm-up and connections must each be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of wrk against one server. The cpu fields are the server's whole process tree."""
+
+    case: str
+    server: str
+    round: int
+    connections: int
+    requests: int
+    requests_per_s: float
+    bytes_per_answer: float
+    transfer_per_s: float
+    connections_opened: int  # on the whole machine, ours among them: many more than `connections` mean that some closed
+    latency_us: dict[str, int] | None
+    cpu_us_per_request: float
+    user_us_per_request: float
+    system_us_per_request: float
+    server_busy: float  # of one core
+    wrk_busy: float  # of one core
+    others_busy: float  # of one core: what neither the server nor wrk used, in the time of the sample
+    rss_bytes: int
+
+
+def choose_cores(server: int | None, wrk: int | None) -> tuple[int, int]:
+    """The first two cores we may use, unless told otherwise. One core for both is possible only if asked for."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if server is None:
+        server = next((core for core in allowed if core != wrk), allowed[0])
+    if wrk is None:
+        wrk = next((core for core in allowed if core != server), None)
+    if wrk is None:
+        raise PlanError("server and wrk need a core each; to try it on one, give it as --server-core and --load-core")
+    if not {server, wrk} <= set(allowed):
+        raise PlanError(f"cores {server} and {wrk} are not both among those we may use: {allowed}")
+    return server, wrk
+
+
+def measure(plan: Plan, started_at: datetime, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Every case, every server, every round. The result is what result.json holds."""
+    wrk_version = load.version()
+    present: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name in plan.servers:
+        try:
+            present[name] = servers.SERVERS[name].version()
+        except ServerError as error:
+            missing[name] = str(error)
+            say(f"missing: {name}: {error}")
+
+    samples: list[Sample] = []
+    failures: list[dict[str, Any]] = []
+
+    def fail(case: Case, name: str, number: int, error: Exception) -> None:
+        failures.append({"case": case.name, "server": name, "round": number, "reason": str(error)})
+        say(f"{case.name:10} {name:15} round {number}: failed: {error}")
+
+    machine = describe_machine(plan.cores)
+    for case_name in plan.cases:
+        _measure_case(plan, CASES[case_name], list(present), samples, fail, say)
+
+    return {
+        "schema": SCHEMA,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "took_s": round((datetime.now().astimezone() - started_at).total_seconds(), 1),
+        "plan": asdict(plan),
+        "machine": machine,
+        "versions": {"wrk": wrk_version, **present},
+        "packages": {name: version for name in PACKAGES if (version := _package_version(name))},
+        "commands": {name: servers.SERVERS[name].command(0) for name in present},
+        "missing": missing,
+        "failures": failures,
+        "samples": [asdict(sample) for sample in samples],
+    }
+
+
+def _measure_case(
+    plan: Plan,
+    case: Case,
+    names: list[str],
+    samples: list[Sample],
+    fail: Callable[[Case, str, int, Exception], None],
+    say: Callable[[str], None],
+) -> None:
+    """Start all, check and warm each, then rounds: every server once per round, each round beginning one further on.
+
+    Servers are started anew for each case, so that one that was broken by a case is whole in the next.
+    """
+    running: dict[str, Running] = {}
+    sizes: dict[str, int] = {}
+    try:
+        for name in names:
+            try:
+                running[name] = servers.start(servers.SERVERS[name], pinned(plan.cores[0], plan.nice))
+                sizes[name] = running[name].check(case)
+                _load(plan, case, running[name], plan.warmup_seconds)
+            except (ServerError, load.LoadError) as error:
+                fail(case, name, 0, error)
+                if name in running:
+                    running.pop(name).stop()
+        for number in range(1, plan.rounds + 1):
+            order = list(running)
+            turn = (number - 1) % len(order) if order else 0
+            for name in order[turn:] + order[:turn]:
+                try:
+                    sample = _sample(plan, case, running[name], number, sizes[name])
+                except (ServerError, load.LoadError) as error:
+                    fail(case, name, number, error)
+                    continue
+                samples.append(sample)
+                say(
+                    f"{case.name:10} {name:15} round {number}: {sample.cpu_us_per_request:7.2f} us/request, "
+                    f"{sample.requests_per_s:8.0f} requests/s, others {sample.others_busy:4.0%} of a core"
+                )
+    finally:
+        for server in running.values():
+            server.stop()
+
+
+def _load(plan: Plan, case: Case, running: Running, seconds: int) -> load.Load:
+    return load.run(
+        running.url,
+        case.request(running.host),
+        connections=case.connections or plan.connections,
+        seconds=seconds,
+        pipelined=case.depth > 1,
+        prepare=pinned(plan.cores[1], plan.nice),
+    )
+
+
+def _sample(plan: Plan, case: Case, running: Running, number: int, answer_size: int) -> Sample:
+    running.must_live()
+    opened_before, machine_before_ns = connections_opened(), cpu.machine_busy_ns()
+    before, began_at = cpu.snapshot(running.pid), time.perf_counter()
+    seen = _load(plan, case, running, plan.seconds)
+    after, ended_at = cpu.snapshot(running.pid), time.perf_counter()
+    opened_after, machine_after_ns = connections_opened(), cpu.machine_busy_ns()
+    running.must_live()
+    if abs(seen.bytes_per_answer - answer_size) > SIZE_TOLERANCE * answer_size:
+        raise load.LoadError(
+            f"answers of {seen.bytes_per_answer:.1f} bytes under load, of {answer_size} when asked once: not the same"
+        )
+    used = cpu.between(before, after)
+    others_ns = machine_after_ns - machine_before_ns - used.total_ns - seen.wrk_cpu_s * 1e9
+    return Sample(
+        case=case.name,
+        server=running.server.name,
+        round=number,
+        connections=case.connections or plan.connections,
+        requests=seen.requests,
+        requests_per_s=round(seen.requests_per_s, 1),
+        bytes_per_answer=round(seen.bytes_per_answer, 2),
+        transfer_per_s=round(seen.transfer_per_s),
+        connections_opened=opened_after - opened_before,
+        latency_us=seen.latency_us,
+        cpu_us_per_request=round(used.total_ns / seen.requests / 1e3, 3),
+        user_us_per_request=round(used.user_ns / seen.requests / 1e3, 2),
+        system_us_per_request=round(used.system_ns / seen.requests / 1e3, 2),
+        server_busy=round(used.total_ns / 1e9 / seen.duration_s, 3),
+        wrk_busy=round(seen.wrk_busy, 3),
+        others_busy=round(max(0.0, others_ns / 1e9) / (ended_at - began_at), 3),
+        rss_bytes=cpu.rss_bytes(running.pid),
+    )
+
+
+def pinned(core: int, nice: int) -> Callable[[], None]:
+    """For the child, before its program starts, so that every thread it makes inherits both."""
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, {core})
+        if nice:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+    return prepare
+
+
+def connections_opened() -> int:
+    """TCP connections actively opened on this machine since boot: the clients' side of each."""
+    names, values = (
+        line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Tcp:")
+    )
+    return int(values[names.index("ActiveOpens")])
+
+
+def describe_machine(cores: tuple[int, int]) -> dict[str, Any]:
+    def first(path: str, default: str = "") -> str:
+        try:
+            return Path(path).read_text().strip()
+        except OSError:
+            return default
+
+    about = [line.partition(":") for line in first("/proc/cpuinfo").splitlines()]
+    model = [value.strip() for key, _, value in about if key.strip() == "model name"]
+    siblings = first(f"/sys/devices/system/cpu/cpu{cores[0]}/topology/thread_siblings_list")
+    return {
+        "cpu": model[0] if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "server_core": cores[0],
+        "load_core": cores[1],
+        # True would mean two hardware threads of one core: the server and wrk would share its execution units.
+        "cores_are_siblings": str(cores[1]) in siblings.replace("-", ",").split(",") and cores[0] != cores[1],
+        "governor": first(f"/sys/devices/system/cpu/cpu{cores[0]}/cpufreq/scaling_governor", "not told"),
+        "kernel": platform.release(),
+        "platform": platform.platform(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "load_average_at_start": list(os.getloadavg()),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        told = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=servers.ROOT)
+        return told.stdout.strip() if told.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return (commit or "none yet") + (", with changes" if git("status", "--porcelain") else "")
+    except OSError:
+        return "unknown: no git"
+
+
+def _package_version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,460 @@
+"""The benchmarks' own arithmetic: what wrk said, what the processor time was, what the report makes of it.
+
+Tests benchmarks/load.py, cpu.py, cases.py, servers.py, run.py and report.py. Real wrk, real processes; the servers are
+threads or children of this test that speak just enough HTTP.
+"""
+
+import asyncio
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # last: it must not hide the installed fastserve
+
+from benchmarks import cases, cpu, load, report, run, servers  # noqa: E402
+from benchmarks.__main__ import main, names  # noqa: E402
+
+needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not on PATH")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux's /proc only")
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!"
+REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@contextmanager
+def tiny_server(answer: Callable[[bytes], bytes | None]) -> Iterator[tuple[int, list[bytes]]]:
+    """Answers what `answer` makes of all the bytes of one read; None closes. Yields its port and what it read first."""
+    port: list[int] = []
+    read: list[bytes] = []
+    started = threading.Event()
+    loop = asyncio.new_event_loop()
+    stopping = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                if not read:
+                    read.append(data)
+                reply = answer(data)
+                if reply is None:
+                    break
+                writer.write(reply)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port.append(server.sockets[0].getsockname()[1])
+        started.set()
+        await stopping.wait()
+        server.close()
+        mine = asyncio.current_task()
+        for task in asyncio.all_tasks() - {mine}:
+            task.cancel()
+        await asyncio.gather(*(asyncio.all_tasks() - {mine}), return_exceptions=True)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield port[0], read
+    finally:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join(10)
+        loop.close()
+
+
+def each(reply: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: reply * data.count(b"\r\n\r\n")
+
+
+# load.py
+
+
+@needs_wrk
+def test_real_wrk_against_a_real_server() -> None:
+    with tiny_server(each(OK)) as (port, read):
+        seen = load.run(f"http://127.0.0.1:{port}/", REQUEST, connections=4, seconds=1)
+    assert read[0] == REQUEST  # the very bytes
+    assert seen.requests > 100
+    assert 0.9 < seen.duration_s < 3
+    assert seen.requests_per_s == pytest.approx(seen.requests / seen.duration_s)
+    assert seen.bytes_per_answer == pytest.approx(len(OK), rel=0.01)
+    assert seen.transfer_per_s == pytest.approx(seen.requests_per_s * len(OK), rel=0.01)
+    assert seen.latency_us is not None
+    in_order = [seen.latency_us[key] for key in ("min", "p50", "p75", "p90", "p99", "p99.9", "max")]
+    assert in_order == sorted(in_order) and in_order[0] > 0
+    assert 0 < seen.wrk_cpu_s < 2 * seen.duration_s
+
+
+@needs_wrk
+def test_pipelining_and_any_byte_go_through() -> None:
+    body = bytes(range(256)) * 2
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nX-Quote: \"'\\ %s\r\nContent-Length: 512\r\n\r\n" + body
+    # bytes(range(256)) holds no CRLF CRLF, so each() counts heads.
+    with tiny_server(each(OK)) as (port, read):
+        seen = load.run(f"http://127.0.0.1:{port}/", request * 3, connections=1, seconds=1, pipelined=True)
+    assert read[0] == request * 3
+    assert seen.requests > 10 and seen.latency_us is None
+
+
+@needs_wrk
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (each(OK.replace(b"200 OK", b"503 Service Unavailable")), r"errors in \d+ requests: status \d+"),
+        (lambda data: b"This is not HTTP\r\n\r\n", "read"),
+        (lambda data: None, "not one request was answered|read"),
+        (lambda data: b"", "not one request was answered"),
+    ],
+    ids=["error-status", "no-http", "closes", "hangs"],
+)
+def test_a_result_with_errors_is_refused(answer: Callable[[bytes], bytes | None], told: str) -> None:
+    with tiny_server(answer) as (port, _), pytest.raises(load.LoadError, match=told):
+        load.run(f"http://127.0.0.1:{port}/", REQUEST, connections=2, seconds=1)
+
+
+@needs_wrk
+def test_nobody_listens() -> None:
+    url = f"http://127.0.0.1:{servers.free_port()}/"
+    with pytest.raises(load.LoadError, match="unable to connect"):
+        load.run(url, REQUEST, connections=1, seconds=1)
+
+
+def test_wrk_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(load.LoadError, match="wrk is not on PATH") as raised:
+        load.find_wrk()
+    assert "\n" not in str(raised.value)
+
+
+def figures(**changes: Any) -> str:
+    line = {
+        "requests": 1000, "duration_us": 500_000, "bytes": 90_000, "min": 10, "max": 90, "mean": 20,
+        **{f"p{p}": 30 for p in load.PERCENTILES}, "errors": dict.fromkeys(load.ERRORS, 0), **changes,
+    }  # fmt: skip
+    return f"Running 1s test\n  Requests/sec: 12\n{load.MARK}{json.dumps(line)}\n"
+
+
+def test_parse_reads_the_marked_line() -> None:
+    parsed = load.parse(figures())
+    assert (parsed.requests, parsed.duration_s, parsed.requests_per_s) == (1000, 0.5, 2000.0)
+    assert parsed.transfer_per_s == 180_000 and parsed.bytes_per_answer == 90
+    assert parsed.latency_us is not None and parsed.latency_us["p99.9"] == 30
+
+
+@pytest.mark.parametrize("name", load.ERRORS)
+def test_parse_refuses_a_single_error_of_each_kind(name: str) -> None:
+    with pytest.raises(load.LoadError, match=f"{name} 1"):
+        load.parse(figures(errors={**dict.fromkeys(load.ERRORS, 0), name: 1}))
+
+
+@pytest.mark.parametrize(
+    "output", ["", "Requests/sec: 12", load.MARK + "{", load.MARK + "{}", figures() * 2, figures(requests=0)]
+)
+def test_parse_refuses_what_is_no_result(output: str) -> None:
+    with pytest.raises(load.LoadError):
+        load.parse(output)
+
+
+# cpu.py
+
+
+def busy(code: str) -> subprocess.Popen[bytes]:
+    """A Python in a session of its own that prints a line once its work is done, then waits for its input to end."""
+    code += "\nprint('done', flush=True)\nsys.stdin.read()\n"
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, start_new_session=True)
+
+
+BURN = """
+import os, sys, threading, time
+def burn(seconds):
+    until = time.thread_time() + seconds
+    while time.thread_time() < until: pass
+"""
+
+
+# What a child does, and the processor seconds to be seen for it.
+BUSY = {
+    "one-thread": ("burn(0.5)", 0.5),
+    "threads-that-ended": (
+        "threads = [threading.Thread(target=burn, args=(0.25,)) for _ in range(2)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()",
+        0.5,
+    ),
+    "living-child": (
+        "if os.fork() == 0:\n    burn(0.4); print('done', flush=True); sys.stdin.read(); os._exit(0)\nburn(0.1)",
+        0.5,
+    ),
+    "child-that-ended": ("pid = os.fork()\nif pid == 0:\n    burn(0.4); os._exit(0)\nos.waitpid(pid, 0)", 0.4),
+    "idle": ("time.sleep(0.3)", 0.0),
+}
+
+
+@needs_proc
+@pytest.mark.parametrize(("work", "seconds"), BUSY.values(), ids=BUSY)
+def test_cpu_of_a_busy_child_is_summed_over_its_tree(work: str, seconds: float) -> None:
+    child = busy(BURN + "input()\n" + work)
+    assert child.stdin and child.stdout
+    try:
+        time.sleep(0.2)  # for Python's own start: not to be counted
+        before = cpu.snapshot(child.pid)
+        assert list(before) == [child.pid]
+        child.stdin.write(b"go\n")
+        child.stdin.flush()
+        for _ in range(work.count("done") + 1):
+            assert child.stdout.readline() == b"done\n"
+        used = cpu.between(before, cpu.snapshot(child.pid))
+        assert seconds - 0.03 <= used.total_ns / 1e9 <= seconds + 0.15
+        assert cpu.rss_bytes(child.pid) > 1_000_000
+    finally:
+        child.communicate()
+
+
+def test_cpu_prefers_ticks_when_threads_took_their_time_with_them() -> None:
+    s = 1_000_000_000
+    before = {1: cpu.ProcessTime(scheduled_ns=s, user_ns=s, system_ns=0, children_ns=0)}
+    thread_gone = {1: cpu.ProcessTime(scheduled_ns=s // 2, user_ns=2 * s, system_ns=s, children_ns=0)}
+    assert cpu.between(before, thread_gone) == cpu.Used(2 * s, s, s)
+    precise = {1: cpu.ProcessTime(scheduled_ns=s + 7_000_123, user_ns=s + 10_000_000, system_ns=0, children_ns=0)}
+    assert cpu.between(before, precise).total_ns == 7_000_123
+
+
+# cases.py and servers.py
+
+
+def test_the_heads_keep_their_sizes() -> None:
+    sizes = {name: (len(head), head.count(b"\r\n") - 2) for name, head in cases.HEADS.items()}
+    assert sizes == {"tiny": (37, 1), "wrk": (40, 1), "browser": (684, 15), "50-fields": (2832, 50)}
+
+
+def test_every_case_has_its_own_bytes() -> None:
+    for case in cases.CASES.values():
+        raw = case.request("127.0.0.1:8000")
+        one = raw[: len(raw) // case.depth]
+        assert raw == one * case.depth
+        head, _, body = one.partition(b"\r\n\r\n")
+        assert body == case.body
+        assert (b"\r\nConnection: close" in head) is (not case.keep_alive)
+        assert case.is_answered_by(case.expected) and not case.is_answered_by(b"other")
+    assert len(cases.ONE_KILOBYTE) == 1024 and len(cases.TEN_KILOBYTES) == 10240 and len(cases.HELLO) == 13
+
+
+def test_json_is_compared_as_json() -> None:
+    assert cases.CASES["json"].is_answered_by(b'{"message":"Hello, World!"}')
+    assert not cases.CASES["json"].is_answered_by(b'{"message":"Hello"}')
+
+
+def test_ask_reads_length_and_chunks() -> None:
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nHello\r\n1;x\r\n!\r\n0\r\n\r\n"
+    )
+    with tiny_server(lambda data: OK + chunked) as (port, _):
+        first, second = servers.ask(port, REQUEST * 2, 2)
+    assert first == servers.Answer(200, b"Hello, World!", len(OK), closes=False)
+    assert second == servers.Answer(200, b"Hello!", len(chunked), closes=True)
+
+
+@pytest.mark.parametrize("cut", range(len(OK)))
+def test_half_an_answer_is_none(cut: int) -> None:
+    with pytest.raises(EOFError):
+        servers._read_answer(io.BytesIO(OK[:cut]))
+
+
+def fake(name: str, code: str) -> servers.Server:
+    """A row of the table whose tool is this Python, running `code` with the port as its argument."""
+    return servers.Server(name, Path(sys.executable).name, ("-c", code, "{port}"), "app")
+
+
+SERVE = """
+import socket, sys
+body = b"Hello, World!"
+s = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    c, _ = s.accept()
+    try:
+        while c.recv(65536):
+            c.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%b" % (len(body), body))
+            body = body[:KEPT]
+    except OSError:
+        pass
+"""
+HONEST = SERVE.replace("KEPT", "13")
+TURNCOAT = SERVE.replace("KEPT", "0")  # right when asked once, empty from then on
+
+
+def test_start_check_stop() -> None:
+    running = servers.start(fake("fake", HONEST))
+    try:
+        assert running.check(cases.CASES["plaintext"]) == 52
+        with pytest.raises(servers.ServerError, match="keeps the connection in close"):
+            running.check(cases.CASES["close"])
+        with pytest.raises(servers.ServerError, match="answered json with 200 b'Hello, World!'"):
+            running.check(cases.CASES["json"])
+    finally:
+        running.stop()
+    assert running.process.returncode is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(running.pid, 0)
+
+
+def test_a_server_that_ends_is_told_with_its_last_words() -> None:
+    with pytest.raises(servers.ServerError, match=r"bad ended: .*no such module"):
+        servers.start(fake("bad", "raise SystemExit('no such module')"))
+
+
+def test_a_server_that_is_not_installed_has_a_reason() -> None:
+    with pytest.raises(servers.ServerError, match=r"not installed here: .*no_such_server_xyz"):
+        servers.Server("none", "no_such_server_xyz", (), "app").version()
+
+
+def test_the_table_is_whole() -> None:
+    for server in servers.SERVERS.values():
+        command = server.command(8123)
+        assert "8123" in command and not any("{" in word for word in command)
+        assert (ROOT / (server.app.partition(":")[0].replace(".", "/") + ".py")).exists()
+
+
+# report.py
+
+
+def sample(case: str, server: str, number: int, cpu_us: float, others: float = 0.0) -> dict[str, Any]:
+    latency = None if case == "pipelined" else {"min": 1, "max": 9, "mean": 5, **{f"p{p}": 5 for p in load.PERCENTILES}}
+    return {
+        "case": case, "server": server, "round": number, "connections": 64, "requests": 1000,
+        "requests_per_s": 1e6 / cpu_us, "bytes_per_answer": 100.0, "transfer_per_s": 1, "connections_opened": 64,
+        "latency_us": latency, "cpu_us_per_request": cpu_us, "user_us_per_request": cpu_us / 2,
+        "system_us_per_request": cpu_us / 2, "server_busy": 1.0, "wrk_busy": 0.5, "others_busy": others,
+        "rss_bytes": 30_000_000,
+    }  # fmt: skip
+
+
+def small_result() -> dict[str, Any]:
+    samples = []
+    for number, drift in ((1, 1.0), (2, 2.0), (3, 1.5)):
+        samples += [
+            sample("plaintext", "ours", number, 8.0 * drift),
+            sample("plaintext", "granian", number, 20.0 * drift),
+            sample("pipelined", "ours", number, 1.0, others=0.9),
+        ]
+    return {
+        "schema": 1, "started_at": "2026-01-01T00:00:00+00:00", "took_s": 1.0,
+        "plan": {"cases": ["plaintext", "pipelined"], "servers": ["ours", "granian", "absent"], "rounds": 3,
+                 "seconds": 1, "connections": 64, "cores": [0, 1], "warmup_seconds": 1, "nice": 0},
+        "machine": {"cpu": "a processor", "cores": 2, "server_core": 0, "load_core": 1, "cores_are_siblings": False,
+                    "kernel": "6", "python": "CPython 3", "commit": "none yet"},
+        "versions": {"wrk": "wrk 4", "ours": "1", "granian": "2"}, "packages": {"h11": "0"},
+        "commands": {"ours": ["ours"], "granian": ["granian"]}, "missing": {"absent": "not installed here"},
+        "failures": [{"case": "pipelined", "server": "granian", "round": 0, "reason": "errors in 9 requests: read 1"}],
+        "samples": samples,
+    }  # fmt: skip
+
+
+def test_report_has_medians_spread_and_ratios() -> None:
+    text = report.markdown(small_result(), "granian")
+    assert "| ours | 12.0 (8.00-16.0) | 1.00 (1.00-1.00) † |" in text
+    assert "| granian | 30.0 (20.0-40.0) | **fails** |" in text
+    # The machine drifted by a factor of two between the rounds; the ratio, made within each, did not.
+    assert "| ours | 0.40 (0.40-0.40) | |" in " ".join(text.split(" ")).replace("|  |", "| |")
+    assert "**Missing: absent** (not installed here)" in text
+    assert "granian, pipelined, before round 1: errors in 9 requests: read 1" in text
+    assert "3 of 9 samples were disturbed" in text
+
+
+def test_disturbed_samples_are_left_out_only_where_others_remain() -> None:
+    mixed = [sample("plaintext", "ours", 1, 10.0), sample("plaintext", "ours", 2, 50.0, others=0.5)]
+    assert report.spread(mixed, report.CPU.field) == report.Spread(10.0, 10.0, 10.0, 1)
+    assert report.spread(mixed[1:], report.CPU.field) == report.Spread(50.0, 50.0, 50.0, 1, disturbed=True)
+    assert report.spread([], report.CPU.field) is None
+
+
+def test_report_names_a_server_that_closes_connections() -> None:
+    result = small_result()
+    result["samples"][0]["connections_opened"] = 5000
+    assert "ours, plaintext, round 1: 5000 connections were opened where 64 were needed" in report.markdown(
+        result, "ours"
+    )
+
+
+def test_reference_must_have_been_measured() -> None:
+    result = small_result()
+    assert report.choose_reference(result, None) == "granian"
+    with pytest.raises(report.ReportError, match="no sample of the reference 'absent', only of: ours, granian"):
+        report.choose_reference(result, "absent")
+    result["samples"] = []
+    with pytest.raises(report.ReportError, match="nothing was measured"):
+        report.choose_reference(result, None)
+
+
+def test_report_command_renders_a_kept_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    path = report.keep(small_result(), tmp_path)
+    assert main(["report", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == (tmp_path / "report.md").read_text().strip()
+    assert "![Server CPU per request](cpu.svg)" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "cpu.svg").read_bytes()
+
+
+def test_report_command_tells_a_wrong_file_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.json").write_text('{"schema": 0}')
+    assert main(["report", str(tmp_path / "other.json")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# run.py and the front door
+
+
+def test_names_are_checked() -> None:
+    split = names(cases.CASES)
+    assert split("plaintext, json") == ["plaintext", "json"]
+    with pytest.raises(Exception, match="unknown: nope"):
+        split("plaintext,nope")
+
+
+def test_cores_are_two_unless_asked_otherwise() -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    assert run.choose_cores(allowed[0], allowed[0]) == (allowed[0], allowed[0])
+    if len(allowed) > 1:
+        assert run.choose_cores(None, None) == (allowed[0], allowed[1])
+        assert run.choose_cores(None, allowed[0]) == (allowed[1], allowed[0])
+    with pytest.raises(run.PlanError, match="not both among those we may use"):
+        run.choose_cores(100_000, 0)
+
+
+@needs_wrk
+@needs_proc
+def test_a_whole_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One good server, one whose answers change under load, one absent: a result, a failure, a missing."""
+    absent = servers.Server("absent", "no_such_server_xyz", (), "app")
+    rows = [fake("good", HONEST), fake("turncoat", TURNCOAT), absent]
+    monkeypatch.setattr(servers, "SERVERS", {row.name: row for row in rows})
+    core = min(os.sched_getaffinity(0))
+    plan = run.Plan(("c1",), ("good", "turncoat", "absent"), rounds=1, seconds=1, connections=1, cores=(core, core))
+    result = run.measure(plan, datetime.now().astimezone(), say=lambda line: None)
+    assert [s["server"] for s in result["samples"]] == ["good"]
+    assert result["samples"][0]["cpu_us_per_request"] > 1
+    assert [f["server"] for f in result["failures"]] == ["turncoat"]
+    assert "not the same" in result["failures"][0]["reason"]
+    assert list(result["missing"]) == ["absent"]
+    json.dumps(result)
+    assert "these figures say nothing about speed" in report.markdown(result, "good")
