@@ -1,5 +1,5 @@
 /* Room:    seconds since the epoch -> IMF-fixdate text; arithmetic only.
- * Called:  by the ResponseWriter's owner once a second.
+ * Called:  by the Service, when the second changes.
  * Calls:   nobody.
  * Rules:   RFC 9110 section 5.6.7: "An HTTP-date value represents time as an instance of Coordinated Universal Time".
  */

@@ -1,7 +1,7 @@
 /* IMF-fixdate text from seconds since the epoch (RFC 9110 section 5.6.7).
  *
  * Room:    arithmetic only; the caller keeps the clock and caches the text for a second.
- * Called:  by the ResponseWriter's owner once a second. Calls nobody.
+ * Called:  by the Service, when the second changes. Calls nobody.
  */
 #ifndef FS_DATE_H
 #define FS_DATE_H

@@ -1,5 +1,5 @@
 /* Room:    status lines, field lines and chunk frames, appended to the caller's buffer.
- * Called:  by conn.c and the ResponseWriter.
+ * Called:  by the Exchange.
  * Calls:   scan.c (is this a name, is this a value), status.c.
  * Rules:   RFC 9112 sections 4, 5, 7.1 and 11.1 (response splitting); RFC 9110 sections 5.1, 5.5, 8.6, 15.
  *

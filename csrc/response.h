@@ -1,7 +1,7 @@
 /* Response bytes: status line, fields, chunk framing, into the caller's buffer.
  *
  * Room:    the only place that writes HTTP; it refuses what would let a response be split (RFC 9112 section 11.1).
- * Called:  by the ResponseWriter. Calls scan.c (is this a name, is this a value), status.c.
+ * Called:  by the Exchange. Calls scan.c (is this a name, is this a value), status.c.
  *
  * All functions append at out->len and return FS_E_NONE, or leave `out` as it was and name the fault.
  */

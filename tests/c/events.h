@@ -1,7 +1,7 @@
 /* Room:    runs bytes through fs_conn and tells what happened, in the notation of the case book (tests/cases/README.md).
  * Called:  by test_cases.c and by the fuzzers. The caller cuts the input and places each piece (guard page, exact malloc).
  * Calls:   csrc/conn.c, errors.c; the same story in Python is fastserve.protocol.core.events().
- * Rules:   every complete request is answered at once with an empty 200, CONNECT with an empty 405.
+ * Rules:   every complete request is answered at once with an empty 200, CONNECT with an empty 501.
  *
  * What must hold whatever the bytes are (offsets inside the input, consumed never more than given, legal states, nothing
  * consumed after a fault) is checked here, at every step, and ends the program: run_broken() says which.
@@ -194,7 +194,7 @@ static void run_check_over(fs_run *run, const uint8_t *data, size_t len) {
 /* The request is whole: answer it, and on to the next. */
 static void run_answer(fs_run *run) {
   fs_response_plan plan;
-  RUN_MUST(fs_conn_send_head(&run->conn, run->conn.connect_request ? 405 : 200, 0, false, false, &plan) == FS_E_NONE);
+  RUN_MUST(fs_conn_send_head(&run->conn, run->conn.connect_request ? 501 : 200, 0, false, false, &plan) == FS_E_NONE);
   RUN_MUST(fs_conn_send_end(&run->conn) == FS_E_NONE);
   story_add(&run->story, "end_of_message\n");
   if (fs_conn_next(&run->conn)) return;

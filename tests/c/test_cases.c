@@ -44,6 +44,7 @@ static bool same_story(const char *is, const char *wanted) {
 }
 
 static void report(const fs_case *c, const char *how, size_t at, const char *is) {
+  if (harness_failed > 20) return;
   printf("  %s:%u: %s, %s %zu\n  is:\n%.2000s  wanted:\n%.2000s", c->file, c->line, c->name, how, at, is, c->events);
 }
 
@@ -95,9 +96,8 @@ static void bytes_behind(void) {
   static const char *const tails[] = {"x", "\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "0\r\n\r\n", "\xff"};
   for (unsigned i = 0; i < fs_cases_len; i++) {
     const fs_case *c = &fs_cases[i];
-    const char *last = strrchr(c->events, '\n');
-    if (last == NULL || !(strstr(c->events, "\nclosed\n") || strncmp(c->events, "error ", 6) == 0 || strstr(c->events, "\nerror ")))
-      continue;
+    bool refused = strncmp(c->events, "error ", 6) == 0 || strstr(c->events, "\nerror ") != NULL;
+    if (!refused && strstr(c->events, "\nclosed\n") == NULL) continue;
     for (size_t t = 0; t < sizeof tails / sizeof *tails; t++) {
       size_t more = strlen(tails[t]), len = c->data_len + more;
       uint8_t *place = guard_end(NULL, len);

@@ -74,10 +74,10 @@ static void order_of_the_table(void) {
 }
 
 /* The same once more, written as one sees it: for each happening four groups (reading HEAD, BODY, DONE, CLOSED) of four
- * letters (writing HEAD, BODY, DONE, CLOSED); '.' where it may not happen, else a name of the pair it leads to. */
+ * letters (writing HEAD, BODY, DONE, CLOSED): x where it may happen; then where it leads. */
 static const struct {
   fs_conn_happening happening;
-  const char *allowed;        /* x: may happen */
+  const char *allowed;
   int reading_to, writing_to; /* -1: stays */
 } drawing[] = {
   {FS_ON_REQUEST_HEAD, "x... .... .... ....", FS_BODY, -1},
@@ -638,7 +638,8 @@ static void deadlines(void) {
 
 /* RFC 9110 9.3.2: "the server MUST NOT send content in the response" to HEAD, also when it is refused. */
 static void refused_head_request(void) {
-  static const char *const texts[] = {"HEAD / HTTP/1.1\r\n\r\n", "HEAD # HTTP/1.1\r\n", "HEAD / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n"};
+  static const char *const texts[] = {"HEAD / HTTP/1.1\r\n\r\n", "HEAD # HTTP/1.1\r\n",
+                                      "HEAD / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n"};
   for (int i = 0; i < 3; i++) {
     begin();
     CHECK_INT(receive(texts[i]), FS_ERROR);

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cases.loader import BookError, c_string, error_table, expand, load_cases  # noqa: E402
+from cases.loader import BookError, c_string, error_table, expand, load_cases
 
 ACCEPTED = """
 ```http accepted

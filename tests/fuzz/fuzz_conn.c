@@ -6,7 +6,8 @@
  *            1  send_head: status, length, flags         5  the peer sends no more
  *            2  send a 1xx: status                       6  a deadline passes
  *            3  send_body: length                        7  write a response: room, and what it consists of
- *          Without any operation each request is answered at once: the case book's files are scripts as they are.
+ *          Without any operation each request is answered, when it is whole or as soon as its head is there, with 200 or by
+ *          taking the connection over: so the case book's files are scripts as they are.
  *          Invariants, each in one sentence:
  *            - The story is the same whole and however else the fragments are cut.
  *            - Consumed never exceeds given; offsets lie inside the input; no byte outside it is read.
@@ -27,7 +28,7 @@ typedef struct {
   fs_run run;
   uint8_t *pending; /* what the peer has sent and the machine has not used up */
   size_t pending_len, pending_cap;
-  bool automatic;   /* no operations in the script */
+  enum { SCRIPTED, WHEN_WHOLE, AT_ONCE } answers; /* without operations: when a message is complete, or at its head */
   bool deaf;        /* no more fragments are taken: eof */
   /* an account of our own, kept without looking at the machine's states */
   bool in_hand;     /* a head was read, and next() has not succeeded since */
@@ -125,13 +126,27 @@ static void next(session *s) {
 
 /* --- reading --- */
 
+/* An answer of the driver's own: takes the connection over where that is asked for and may be, else an empty 200. */
+static void answer(session *s) {
+  fs_conn *conn = &s->run.conn;
+  if (s->answers == AT_ONCE && conn->head.upgrade) send_head(s, 101, -1, false, true);
+  if (!s->head_sent && (s->answers == AT_ONCE || !conn->connect_request)) send_head(s, 200, 0, false, false);
+  if (!s->head_sent) send_head(s, 501, 0, false, false);
+  RUN_MUST(s->head_sent);
+  if (conn->upgraded) return;
+  send_end(s);
+  next(s);
+}
+
+static void head_there(session *s) {
+  s->in_hand = true;
+  if (s->answers == AT_ONCE) answer(s);
+}
+
 static void message_whole(session *s) {
   s->whole = true;
   if (s->run.conn.writing != FS_DONE_STATE) story_add(&s->run.story, "end_of_message\n");
-  if (!s->automatic) return;
-  send_head(s, s->run.conn.connect_request ? 405 : 200, 0, false, false);
-  send_end(s);
-  next(s);
+  if (s->answers == WHEN_WHOLE) answer(s);
 }
 
 /* One look at all that is pending, until the machine wants something else. */
@@ -148,9 +163,10 @@ static void look(session *s) {
     switch (event.type) {
       case FS_REQUEST_HEAD:
         RUN_MUST(!s->in_hand && !s->refused);
-        s->in_hand = true;
         story_head(&run->story, p, len - used, &run->conn.head, run->fields);
-        if (!fs_conn_body_pending(&run->conn)) message_whole(s);
+        s->whole = !fs_conn_body_pending(&run->conn);
+        head_there(s);
+        if (s->in_hand && s->whole) message_whole(s);
         break;
       case FS_BODY_BYTES:
         RUN_MUST(s->in_hand && !s->whole);
@@ -161,7 +177,7 @@ static void look(session *s) {
         story_body(&run->story);
         if (!dropping) story_fields(&run->story, "trailer", p, event.consumed, run->fields, event.trailers);
         message_whole(s);
-        if (dropping) next(s);
+        if (dropping && s->end_sent) next(s);
         break;
       case FS_ERROR: /* what is dropped may meet a fault or the limit first, depending on the cut: over either way */
         s->refused = true;
@@ -300,11 +316,12 @@ static void operate(session *s, const uint8_t *data, size_t size, size_t *at) {
   if (!s->run.over) look(s);
 }
 
-static void play(session *s, fuzz_cut how, fuzz_dice *dice, const uint8_t *data, size_t size, const fs_limits *limits) {
+static void play(session *s, fuzz_cut how, bool at_once, fuzz_dice *dice, const uint8_t *data, size_t size,
+                 const fs_limits *limits) {
   memset(s, 0, sizeof *s);
   run_init(&s->run, limits);
   dice_kernels(dice);
-  s->automatic = size == 0 || memchr(data, OPERATION, size) == NULL;
+  if (size == 0 || memchr(data, OPERATION, size) == NULL) s->answers = at_once ? AT_ONCE : WHEN_WHOLE;
   for (size_t at = 0; at < size;) {
     const uint8_t *mark = memchr(data + at, OPERATION, size - at);
     size_t end = mark == NULL ? size : (size_t)(mark - data);
@@ -323,10 +340,11 @@ static void play(session *s, fuzz_cut how, fuzz_dice *dice, const uint8_t *data,
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   fuzz_dice dice = dice_from(data, size);
   fs_limits limits = dice_limits(&dice);
+  bool at_once = dice_below(&dice, 2) == 0;
   session whole, cut;
-  play(&whole, CUT_NOT, &dice, data, size, &limits);
+  play(&whole, CUT_NOT, at_once, &dice, data, size, &limits);
   for (int how = CUT_BYTES; how < CUTS; how++) {
-    play(&cut, (fuzz_cut)how, &dice, data, size, &limits);
+    play(&cut, (fuzz_cut)how, at_once, &dice, data, size, &limits);
     must_be_same(whole.run.story.text, cut.run.story.text);
     run_free(&cut.run);
     free(cut.pending);
