@@ -20,6 +20,7 @@ class MemoryTransport:
         self.writes: list[bytes] = []
         self.reading = True
         self.closed = self.aborted = self.eof = False
+        self.breaks_after: int | None = None  # writes, as when the peer resets the connection
 
     @property
     def sent(self) -> bytes:
@@ -31,8 +32,12 @@ class MemoryTransport:
         return sent
 
     def write(self, data: bytes) -> None:
+        if self.breaks_after is not None and self.closed:
+            return  # real transports drop what comes after a fault
         assert not self.closed and not self.eof, "write after close"
         self.writes.append(bytes(data))
+        if len(self.writes) == self.breaks_after:
+            self.abort()
 
     def writelines(self, pieces: list[bytes]) -> None:
         self.write(b"".join(pieces))

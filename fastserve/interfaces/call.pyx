@@ -54,6 +54,16 @@ def _blank_aware(name):
     return call
 
 
+def _blank_aware_attribute(name):
+    attribute = getattr(Task, name)
+
+    def get(self):
+        self._make_real()
+        return attribute.__get__(self)
+
+    return property(get)
+
+
 class HandlerTask(Task):
     """The asyncio.Task of a request's handler. Made by HandlerCall."""
 
@@ -100,6 +110,11 @@ for _name in ("add_done_callback", "remove_done_callback", "cancel", "cancelled"
               "get_loop", "get_name", "get_stack", "print_stack", "set_name", "uncancel", "__await__", "__iter__"):
     if hasattr(Task, _name):
         setattr(HandlerTask, _name, _blank_aware(_name))
+
+
+for _name in ("_callbacks", "_coro", "_exception", "_loop", "_result", "_state"):  # private, and read all the same
+    if hasattr(Task, _name):
+        setattr(HandlerTask, _name, _blank_aware_attribute(_name))
 
 
 cdef object _new_task = Task.__new__

@@ -26,6 +26,10 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t
 
 from fastserve.interfaces.call cimport HandlerCall
+
+cdef extern from "Python.h":
+    bint PyCoro_CheckExact(object coro)   # a coroutine of an `async def`: without the Python call that inspect costs
+
 from fastserve.protocol.core cimport (
     FS_METHOD_CONNECT,
     FS_METHOD_COUNT,
@@ -74,7 +78,7 @@ cdef dict METHOD_IDS = {
 
 cdef object END = object()   # of an iterator
 cdef enum:
-    INLINE_TURN = 32         # pieces of a plain generator that runs on the loop, before others get their turn
+    INLINE_TURN = 32         # pieces of an iterator that runs on the loop, before others get their turn
 
 
 class NotAnAnswer(TypeError):
@@ -755,7 +759,7 @@ cdef class NativeCall(HandlerCall):
                         self.exchange._request._whole_body = self.body
                 if endpoint.kind == COROUTINE:
                     coro = endpoint.call(self)
-                    if not iscoroutine(coro):
+                    if not PyCoro_CheckExact(coro) and not iscoroutine(coro):
                         coro = _awaiting(coro)
                 elif endpoint.kind == INLINE:
                     coro = _inline(self)
@@ -1207,6 +1211,7 @@ async def _stream(NativeCall call, unsigned status, list headers, object source)
 async def _stream_async(NativeCall call, unsigned status, list headers, object source):
     cdef Exchange exchange = call.exchange
     cdef FirstPiece first
+    cdef unsigned turn = 0
     iterator = source.__aiter__()
     try:
         if exchange.head().method_id == FS_METHOD_HEAD:
@@ -1227,6 +1232,9 @@ async def _stream_async(NativeCall call, unsigned status, list headers, object s
                 _write(exchange, piece)
                 if not exchange.writable():
                     await exchange.drained()
+                turn += 1
+                if turn % INLINE_TURN == 0:
+                    await asyncio.sleep(0)   # an iterator that never waits must not keep the loop from everybody else
                 try:
                     piece = await iterator.__anext__()
                 except StopAsyncIteration:

@@ -440,13 +440,14 @@ cdef class Connection(Channel):
         return self._retiring or self.service.stopping
 
     cdef bint writable(self):
-        return not self._writing_paused and self.wire is not None
+        # A transport that met a fault is closing, and drops what it is given; connection_lost is still to come.
+        return not self._writing_paused and self.wire is not None and not self.wire.is_closing()
 
     cdef object drained(self):
         future = self.service.loop.create_future()
         if self.wire is None:
             future.set_exception(ClientDisconnected())
-        elif not self._writing_paused:
+        elif not self._writing_paused and not self.wire.is_closing():
             future.set_result(None)
         else:
             if self._drain_waiters is None:

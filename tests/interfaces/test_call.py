@@ -46,6 +46,7 @@ ASKS = {
     "weakref": lambda t: weakref.ref(t)() is t,
     "attribute": lambda t: setattr(t, "anything", 5) is None and t.anything == 5,
     "isinstance": lambda t: isinstance(t, asyncio.Task) and isinstance(t, asyncio.Future),
+    "private": lambda t: t._coro is t.get_coro() and t._state == "PENDING" and t._callbacks is None,
     "isfuture": lambda t: asyncio.isfuture(t),
 }
 
@@ -70,7 +71,7 @@ def test_the_current_task_answers(memory, ask, suspend):
     assert answer(memory, handler) == b"True"
 
 
-@pytest.mark.parametrize("ask", [ask for ask in ASKS if ask not in ("exception", "result", "done")])
+@pytest.mark.parametrize("ask", [ask for ask in ASKS if ask not in ("exception", "result", "done", "private")])
 def test_a_task_that_outlives_its_handler_can_be_asked(memory, loop, ask):
     kept: list[Any] = []
 

@@ -429,3 +429,47 @@ def test_response_headers_cannot_be_split(memory):
     sent = conn.feed(GET) + conn.turn()
     assert statuses(sent) == [500]
     assert b"forged" not in sent
+
+
+@pytest.mark.parametrize("kind", ["async", "inline"])
+def test_a_stream_that_never_waits_learns_that_its_peer_is_gone(memory, kind):
+    """A transport that meets a fault is closing at once, and tells connection_lost only when the loop turns."""
+    made = 0
+
+    async def asynchronous() -> Any:
+        nonlocal made
+        while made < 100_000:
+            made += 1
+            yield b"x" * 1000
+
+    def inline() -> Any:
+        nonlocal made
+        while made < 100_000:
+            made += 1
+            yield b"x" * 1000
+
+    app = app_of(asynchronous) if kind == "async" else app_of(inline, blocking=False)
+    conn = memory(app)
+    conn.transport.breaks_after = 5
+    conn.receive(GET)
+    conn.turn(10)
+    assert 5 <= made < 64  # the first pieces leave together, at the end of the batch
+    assert conn.service.connections == 0
+
+
+def test_a_stream_that_never_waits_gives_others_their_turn(memory):
+    made = 0
+
+    async def endless() -> Any:
+        nonlocal made
+        while made < 100_000:
+            made += 1
+            yield b"x"
+
+    conn = memory(app_of(endless))
+    conn.receive(GET)
+    assert made < 100
+    conn.eof()
+    conn.turn(5)
+    assert made < 1000
+    assert conn.service.connections == 0
