@@ -652,8 +652,8 @@ cdef class Connection(Channel):
         if not self._reads():
             return 0
         if self.conn.reading == FS_BODY:
-            if self._reading_paused:
-                disarm(&self._read_timer)  # we are the slow ones
+            if self._reading_paused or _unwanted(self.exchange):
+                disarm(&self._read_timer)  # we are the slow ones, or nobody has asked for the body yet
             else:
                 timers.arm(&self._read_timer, BODY_DEADLINE)
         elif self.exchange is not None:
@@ -702,3 +702,8 @@ cdef int _grow(fs_out *out, size_t room) except -1:
     out.data = grown
     out.cap = capacity
     return 0
+
+
+cdef inline bint _unwanted(Exchange exchange):
+    # Has nobody asked for the body of this exchange?
+    return exchange is not None and exchange.body is not None and not exchange.body.reading

@@ -70,6 +70,12 @@ async def slow() -> str:
     return "slow"
 
 
+@app.post("/late")
+async def late(request: Request) -> bytes:
+    await asyncio.sleep(0.7)
+    return await request.body()
+
+
 @app.get("/thread")
 def thread() -> str:
     time.sleep(0.05)

@@ -215,6 +215,19 @@ def test_deadlines(raw, sent, status):
             assert client.response()[0] == status
 
 
+@pytest.mark.parametrize("field", [b"", b"Expect: 100-continue\r\n"])
+def test_the_body_deadline_runs_only_while_the_body_is_wanted(raw, field):
+    with live_server(app, timeout_body=0.3) as url:
+        client = raw(url)
+        client.send(b"POST /late HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n" + field + b"\r\n")
+        if field:
+            assert client.response()[0] == 100
+        else:
+            time.sleep(0.6)
+        client.send(b"ok")
+        assert client.response()[2] == b"ok"
+
+
 def test_idle_connections_are_closed_in_silence(raw):
     with live_server(app, timeout_keep_alive=0.3) as url:
         client = raw(url)
