@@ -115,7 +115,10 @@ def measure(plan: Plan, started_at: datetime, say: Callable[[str], None] = print
         "machine": machine,
         "versions": {"wrk": wrk_version, **present},
         "packages": {name: version for name in PACKAGES if (version := _package_version(name))},
-        "commands": {name: servers.SERVERS[name].command(0) for name in present},
+        # what one would type: the folder of this environment is nobody else's business
+        "commands": {
+            name: [Path(first).name, *rest] for name in present for first, *rest in [servers.SERVERS[name].command(0)]
+        },
         "missing": missing,
         "failures": failures,
         "samples": [asdict(sample) for sample in samples],
