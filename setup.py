@@ -88,6 +88,7 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "initializedcheck": False,
+            "nonecheck": True,  # a mistake of ours is an AttributeError, never a crash of the worker
             "embedsignature": True,
             "auto_pickle": False,
             "freethreading_compatible": False,

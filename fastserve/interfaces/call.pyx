@@ -246,11 +246,14 @@ cdef class HandlerCall(Call):
         if yielded is not None:
             self.yielded = None
             return yielded
-        if not self.finished:
-            yielded = self._step(value, None, &suspended)
-            if suspended:
-                return yielded
-        self.task = None
+        try:
+            if not self.finished:
+                yielded = self._step(value, None, &suspended)
+                if suspended:
+                    return yielded
+        finally:
+            if self.finished:
+                self.task = None  # the Task holds us: leave no circle behind
         raise StopIteration(None)
 
     def throw(self, error, value=None, traceback=None):
@@ -260,16 +263,20 @@ cdef class HandlerCall(Call):
         if isinstance(error, type):
             error = error() if value is None else value
         if self.finished:
+            self.task = None
             raise error
         if yielded is not None:
             # Cancelled before the Task took its first step: it would have cancelled the future it waits for.
             self.yielded = None
             if isinstance(error, CancelledError):
                 yielded.cancel()
-        yielded = self._step(None, error, &suspended)
-        if suspended:
-            return yielded
-        self.task = None
+        try:
+            yielded = self._step(None, error, &suspended)
+            if suspended:
+                return yielded
+        finally:
+            if self.finished:
+                self.task = None
         raise StopIteration(None)
 
     def close(self):

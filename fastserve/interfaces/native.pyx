@@ -150,7 +150,10 @@ cdef class HeaderGetter(Getter):
 
 cdef class StateGetter(Getter):
     cdef object get(self, NativeCall call):
-        cdef Request request = call.exchange._request
+        cdef Request request
+        if call.exchange is None:
+            raise RuntimeError("the response is complete already")
+        request = call.exchange._request
         if request is not None and request._state is not None:
             if self.key in (<Namespace>request._state)._values:
                 return (<Namespace>request._state)._values[self.key]
@@ -721,7 +724,10 @@ cdef class NativeCall(HandlerCall):
     cdef bint over             # answered: what is still to come is only the end of a coroutine
 
     cdef Request request(self):
-        cdef Request request = self.exchange.request()
+        cdef Request request
+        if self.exchange is None:
+            raise RuntimeError("the response is complete already")   # a call_next that outlived its middleware
+        request = self.exchange.request()
         if request.app is None:
             request.app = self.wing.app
             if self.body is not None:

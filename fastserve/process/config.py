@@ -175,7 +175,9 @@ class Config:
     timeout_header: float = _option(
         15.0, "timeouts", "seconds", "for a whole request head, also for a client that says nothing", metavar="S"
     )
-    timeout_body: float = _option(30.0, "timeouts", "seconds", "without a byte of a body that the handler waits for", metavar="S")
+    timeout_body: float = _option(
+        30.0, "timeouts", "seconds", "without a byte of a body that the handler waits for", metavar="S"
+    )
     timeout_write: float = _option(
         30.0, "timeouts", "seconds", "without the client taking a byte of its answer", metavar="S"
     )

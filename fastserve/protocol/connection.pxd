@@ -29,6 +29,7 @@ cdef class Connection(Channel):
     cdef bint _consuming             # inside _consume(): writes are held for the batch
     cdef bint _reading_paused
     cdef bint _writing_paused
+    cdef bint _tls
     cdef bint _eof                   # the peer will send no more
     cdef bint _lingering             # our last byte is out; what comes is dropped
     cdef bint _closing               # wire.close() was called
@@ -62,5 +63,6 @@ cdef class Connection(Channel):
     # closing flow
     cdef bint _next(self, bint more) except -1
     cdef int _close(self, bint linger) except -1
+    cdef int _hang_up(self) except -1
     # deadlines
     cdef int _arm(self) except -1

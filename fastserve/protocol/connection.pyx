@@ -83,6 +83,7 @@ cdef class Connection(Channel):
 
     def connection_made(self, transport):
         self.wire = TransportWire.over(transport)
+        self._tls = transport.get_extra_info("ssl_object") is not None
         transport.set_write_buffer_limits(WRITE_HIGH)
         self.service.enter(self)
         if self.service.stopping:
@@ -161,6 +162,9 @@ cdef class Connection(Channel):
             return 0
         if self._eof and self.exchange is None and not self._writing_paused:
             return self._close(False)
+        if self._eof and self.exchange is not None and self.conn.reading == FS_BODY:
+            self.exchange.gone(ClientDisconnected())  # the rest of this body will not come
+            return 0
         self._keep_fields()
         self._update_reading()
         return self._arm()
@@ -229,7 +233,8 @@ cdef class Connection(Channel):
         cdef Exchange exchange = self.exchange
         cdef bint pause = False
         if exchange is not None or self._writing_paused:
-            pause = self._end - self._start >= limits.pipeline_bytes_max
+            # A trailer section that is half read waits here too, and is bounded by its own limit: it must be read on.
+            pause = self.conn.reading != FS_BODY and self._end - self._start >= limits.pipeline_bytes_max
             if exchange is not None and exchange.body is not None and exchange.body.buffered >= limits.body_buffer_max:
                 pause = True
         if pause == self._reading_paused or self.wire is None or self.wire.is_closing():
@@ -282,6 +287,7 @@ cdef class Connection(Channel):
                     break
             self._feed()
         finally:
+            self.service.scratch.len = 0  # whatever went wrong: no byte of this body for anybody else's
             self._consuming = False
             self.flush()
         return pos
@@ -556,6 +562,10 @@ cdef class Connection(Channel):
         call = exchange.call
         if exchange.body is not None:
             exchange.body.fail(RemoteProtocolError(text.decode(), row.status))
+        if exchange.ended:
+            return self._close(True)  # a handler that waited for the whole body was told, and has answered
+        if exchange.started:
+            return 0  # it is answering; the connection ends behind that
         exchange.send_simple(row.status, b"text/plain; charset=utf-8", text)
         if call is not None:
             exchange.disconnected = True
@@ -595,11 +605,15 @@ cdef class Connection(Channel):
             self._lingering = True
             self.service.timers.arm(&self._read_timer, LINGER_DEADLINE)
             return 0
+        return self._hang_up()
+
+    cdef int _hang_up(self) except -1:
+        # Close behind what is still to be sent; a peer that does not take it meets the write deadline.
         self._closing = True
-        self.wire.close()
-        if self.wire is not None and self.wire.unsent():
-            self._unsent = self.wire.unsent()
+        self._unsent = self.wire.unsent()
+        if self._unsent:
             self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+        self.wire.close()
         return 0
 
     def eof_received(self):
@@ -608,10 +622,11 @@ cdef class Connection(Channel):
         cdef bint inside
         self._eof = True
         if self._lingering or self._closing or self.wire is None:
-            if self._lingering and self.wire is not None:
-                self._closing = True
-                self.wire.close()
+            if self._lingering and not self._closing and self.wire is not None:
+                self._hang_up()
             return False
+        if self._tls:
+            return False  # TLS has no half: the transport closes now, and connection_lost tells the exchange
         inside = fs_conn_eof(&self.conn, self._end - self._start) == FS_E_INCOMPLETE
         if exchange is None:
             if self._writing_paused and self._end != self._start:
@@ -632,8 +647,7 @@ cdef class Connection(Channel):
         """Graceful end: idle connections close now, others with their next response."""
         self._retiring = True
         if self._lingering and self.wire is not None and not self._closing:
-            self._closing = True
-            self.wire.close()
+            self._hang_up()
         elif self.exchange is None and self._reads() and self._start == self._end and not fs_conn_head_begun(&self.conn) \
                 and self.conn.reading == FS_HEAD:
             self._close(False)
@@ -675,8 +689,7 @@ cdef class Connection(Channel):
             self._closing = True
             self.wire.abort()
         elif queue == LINGER_DEADLINE:
-            self._closing = True
-            self.wire.close()
+            self._hang_up()
         elif queue == BODY_DEADLINE:
             fs_conn_refuse(&self.conn, FS_E_BODY_TIMEOUT)
             if self.exchange is None:

@@ -62,6 +62,7 @@ cdef class Exchange:
     cdef int gone(self, object error) except -1       # the peer left, or broke a rule: tell the body and the call
 
     cdef int _check_open(self) except -1
+    cdef int _check_start(self, unsigned status) except -1
     cdef int _write_fields(self, fs_out **out, object headers, int64_t *content_length, bint *close, bint *date,
                            bint *server) except -1
     cdef int _write_framing(self, fs_out *out, bint date, bint server) except -1

@@ -105,6 +105,14 @@ cdef class Exchange:
             raise LocalProtocolError("the response is complete already")
         return 0
 
+    cdef int _check_start(self, unsigned status) except -1:
+        if self.started:
+            raise LocalProtocolError("the response was started already")
+        if self.channel.conn.connect_request and 200 <= status < 300:
+            # RFC 9110 9.3.6: it would make the bytes that follow a tunnel, and nobody here takes one.
+            raise LocalProtocolError(f"{status} to CONNECT promises a tunnel")
+        return 0
+
     cdef int _refuse(self, fs_out *out, size_t mark, int error, object what) except -1:
         # Leave no byte of a response that broke a rule.
         out.len = mark
@@ -197,9 +205,10 @@ cdef class Exchange:
         cdef size_t mark
         cdef int error
         cdef bint close, date = False, server = False
+        if headers is not None and not isinstance(headers, (list, tuple)):
+            headers = list(headers)  # an iterator may run code that uses the buffer meanwhile
         self._check_open()
-        if self.started:
-            raise LocalProtocolError("the response was started already")
+        self._check_start(status)
         out = self.channel.out(HEAD_ROOM)
         mark = out.len
         # A peer that still waits for 100 Continue may or may not send its body now: the connection cannot go on behind it.
@@ -320,8 +329,7 @@ cdef class Exchange:
         cdef Py_ssize_t length
         cdef int error
         self._check_open()
-        if self.started:
-            raise LocalProtocolError("the response was started already")
+        self._check_start(status)
         if not PyBytes_CheckExact(body):
             body = bytes(memoryview(body))
         length = PyBytes_GET_SIZE(body)
@@ -360,6 +368,8 @@ cdef class Exchange:
         cdef int error
         cdef int64_t ignored = -1
         cdef bint close = False, date = False, server = False
+        if headers is not None and not isinstance(headers, (list, tuple)):
+            headers = list(headers)
         self._check_open()
         out = self.channel.out(HEAD_ROOM)
         mark = out.len

@@ -141,6 +141,8 @@ cdef class RequestBody:
         return 0
 
     cdef object take(self):
+        if self._collecting:
+            raise RuntimeError("the request body is already being read by another task")
         self._begin()
         if self._chunks:
             data = self._chunks.popleft()

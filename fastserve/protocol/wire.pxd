@@ -19,6 +19,7 @@ cdef class Wire:
 cdef class TransportWire(Wire):
     cdef object transport
     cdef object _write
+    cdef bint _joins
 
     @staticmethod
     cdef TransportWire over(object transport)

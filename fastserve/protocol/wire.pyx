@@ -53,6 +53,9 @@ cdef class TransportWire(Wire):
         cdef TransportWire wire = TransportWire.__new__(TransportWire)
         wire.transport = transport
         wire._write = transport.write
+        # asyncio's own writelines() forgets flow control on 3.12 and 3.13 (it never calls pause_writing); joined, the
+        # pieces go through write(), which does not.
+        wire._joins = not type(transport).__module__.startswith("uvloop")
         return wire
 
     cdef int write(self, object data) except -1:
@@ -60,7 +63,10 @@ cdef class TransportWire(Wire):
         return 0
 
     cdef int write_many(self, list pieces) except -1:
-        self.transport.writelines(pieces)
+        if self._joins:
+            self._write(b"".join(pieces))
+        else:
+            self.transport.writelines(pieces)
         return 0
 
     cdef int pause_reading(self) except -1:
@@ -74,7 +80,10 @@ cdef class TransportWire(Wire):
     cdef bint shutdown_write(self) except -1:
         if not self.transport.can_write_eof():
             return False
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # reset meanwhile
+            return False
         return True
 
     cdef int close(self) except -1:
@@ -98,7 +107,10 @@ cdef class TransportWire(Wire):
         return self.transport.is_closing()
 
     cdef size_t unsent(self) except? 0:
-        return self.transport.get_write_buffer_size()
+        try:
+            return self.transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's TLS transport, once closed
+            return 0
 
     cdef object info(self, str name):
         return self.transport.get_extra_info(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from typing import Any
 
@@ -473,3 +474,176 @@ def test_a_stream_that_never_waits_gives_others_their_turn(memory):
     conn.turn(5)
     assert made < 1000
     assert conn.service.connections == 0
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def on_the_service_of(conn: Any) -> Any:
+    """A second connection that shares the first one's service, and with it its scratch memory."""
+    from conftest import Memory, MemoryTransport
+
+    other = Memory.__new__(Memory)
+    other.loop, other.service = conn.loop, conn.service
+    other.connection = conn.service.connect()
+    other.transport = MemoryTransport(conn.loop, other.connection)
+    other.connection.connection_made(other.transport)
+    return other
+
+
+@pytest.mark.parametrize("fault", [b"6\r\nSECRET\r\nZZ\r\n", b"6\r\nSECRETxx"])
+def test_a_refused_body_leaves_no_byte_for_another_connection(memory, fault):
+    async def echo(body: bytes) -> bytes:
+        return body
+
+    conn = memory(app_of(echo))
+    conn.feed(CHUNKED + b"3\r\nabc\r\n")
+    assert statuses(conn.feed(fault)) == [400]
+    assert conn.transport.eof, "the peer can read the answer"
+    other = on_the_service_of(conn)
+    sent = other.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello") + other.turn()
+    assert sent.endswith(b"\r\n\r\nhello") and b"content-length: 5\r\n" in sent
+    other.eof()
+    other.turn()
+
+
+def test_a_body_over_the_limit_behind_a_thread_is_a_413(memory):
+    def size(body: bytes) -> str:
+        return str(len(body))
+
+    conn = memory(app_of(size), body_bytes_max=5)
+    conn.feed(CHUNKED + b"3\r\nabc\r\n")
+    assert statuses(conn.feed(b"3\r\nabc\r\n")) == [413]
+    assert conn.transport.eof
+
+
+def test_half_a_trailer_section_does_not_stop_the_reading(memory):
+    async def read(request: Request) -> bytes:
+        return await request.body()
+
+    conn = memory(app_of(read), pipeline_bytes_max=64)
+    conn.feed(CHUNKED + b"3\r\nabc\r\n")
+    conn.turn()
+    conn.feed(b"0\r\nX-A: " + b"v" * 100)
+    assert conn.transport.reading
+    conn.feed(b"\r\n\r\n")
+    assert conn.turn().endswith(b"abc")
+
+
+def test_a_peer_that_stops_reading_meets_a_deadline_while_we_close(memory):
+    conn = memory(app_of(hello), linger_timeout=0.03, write_timeout=0.05)
+    conn.transport.get_write_buffer_size = lambda: 1000
+    conn.transport.close = lambda: setattr(conn.transport, "closed", True)  # waits for the flush
+    conn.feed(b"BAD\r\n\r\n")
+    assert conn.transport.eof
+    until = conn.loop.time() + 2
+    while not conn.transport.aborted and conn.loop.time() < until:
+        conn.loop.run_until_complete(asyncio.sleep(0.01))
+    assert conn.transport.aborted
+    conn.call(conn.connection.connection_lost, None)
+
+
+def test_two_readers_of_a_body_are_an_error_not_a_hang(memory):
+    seen: list[str] = []
+
+    async def both(request: Request) -> bytes:
+        async def stream() -> None:
+            await asyncio.sleep(0)
+            try:
+                async for _ in request.stream():
+                    pass
+            except RuntimeError as error:
+                seen.append(str(error))
+
+        task = asyncio.create_task(stream())
+        try:
+            return await request.body()
+        finally:
+            await task
+
+    conn = memory(app_of(both))
+    conn.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+    conn.turn(4)
+    conn.feed(b"def")
+    assert conn.turn(6).endswith(b"abcdef")
+    assert seen == ["the request body is already being read by another task"]
+
+
+def test_half_close_with_an_incomplete_pipelined_body(memory):
+    gate = asyncio.Event()
+
+    async def wait(request: Request) -> bytes:
+        await gate.wait()
+        return await request.body()
+
+    conn = memory(app_of(wait), half_close=True)
+    conn.feed(GET + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+    conn.turn()
+    conn.eof()
+    gate.set()
+    assert statuses(conn.turn(10)) == [200]
+    assert conn.transport.closed and conn.service.active == 0
+
+
+def test_a_cancelled_handler_leaves_no_circle(memory):
+    async def wait(request: Request) -> str:
+        await asyncio.sleep(60)
+        return "never"
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            conn = memory(app_of(wait))
+            conn.feed(GET)
+            conn.turn()
+            conn.eof()
+            conn.turn(5)
+        left = [type(item).__name__ for item in gc.get_objects()]
+        assert left.count("HandlerTask") == left.count("NativeCall") == left.count("Request") == 0
+    finally:
+        gc.enable()
+
+
+def test_connect_is_never_promised_a_tunnel(memory):
+    app = app_of(hello)
+
+    @app.middleware
+    async def anything(request: Request, call_next: Any) -> Any:
+        return Response(b"yes")
+
+    conn = memory(app)
+    sent = conn.feed(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n") + conn.turn()
+    assert statuses(sent) == [500]
+
+
+def test_a_call_next_that_outlives_its_response_is_an_error_not_a_crash(memory):
+    errors: list[str] = []
+    app = App()
+
+    @app.get("/q/{n:int}")
+    async def q(request: Request, n: int) -> str:
+        return str(n)
+
+    @app.before_request
+    async def slow(request: Request) -> None:
+        await asyncio.sleep(0.01)
+
+    @app.middleware
+    async def impatient(request: Request, call_next: Any) -> Any:
+        task = asyncio.ensure_future(call_next(request))
+
+        def tell(done: Any) -> None:
+            errors.append(str(done.exception()))
+
+        task.add_done_callback(tell)
+        await asyncio.sleep(0)
+        return "timeout"
+
+    conn = memory(app)
+    sent = conn.feed(b"GET /q/1 HTTP/1.1\r\nHost: a\r\n\r\n") + conn.turn(10)
+    assert sent.endswith(b"timeout")
+    conn.loop.run_until_complete(asyncio.sleep(0.03))
+    assert errors == ["the response is complete already"]
+    assert statuses(conn.feed(b"GET /q/2 HTTP/1.1\r\nHost: a\r\n\r\n") + conn.turn(10)) == [200]
+    conn.loop.run_until_complete(asyncio.sleep(0.03))
