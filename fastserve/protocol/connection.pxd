@@ -55,6 +55,7 @@ cdef class Connection(Channel):
     # one exchange
     cdef Py_ssize_t _begin(self, const uint8_t *data, size_t length, object owner, fs_field *fields) except -1
     cdef int _observe(self, Exchange exchange) except -1
+    cdef int _forget(self, Exchange exchange) except -1
     cdef int _release(self, Exchange exchange) except -1
     cdef int _answer_fault(self) except -1
     # writing flow

@@ -106,13 +106,8 @@ cdef class Connection(Channel):
         self._closing = True
         fs_conn_close(&self.conn)
         if exchange is not None:
-            self.exchange = None
-            self.service.active -= 1
             exchange.lose(ClientDisconnected())
-            self._observe(exchange)
-            exchange.channel = None
-            if exchange.body is not None:
-                exchange.body.exchange = None
+            self._forget(exchange)
         self._wake_drained(ClientDisconnected())
         self._start = self._end = self._capacity = 0
         free(self._buffer)
@@ -372,7 +367,6 @@ cdef class Connection(Channel):
                 elif event.type == FS_END_OF_MESSAGE:
                     self._end_of_message(data + pos, trailer_fields, event.trailers)
                 elif event.type == FS_ERROR:
-                    self.service.scratch.len = 0
                     self._answer_fault()
                     return pos + event.consumed
                 pos += event.consumed
@@ -508,18 +502,23 @@ cdef class Connection(Channel):
                 self.service.loop.call_exception_handler({"message": "fastserve: an observer failed", "exception": error})
         return 0
 
-    cdef int _release(self, Exchange exchange) except -1:
-        # The exchange is over, one way or the other.
+    cdef int _forget(self, Exchange exchange) except -1:
+        # It is over: tell the observer, and let go of each other.
         self.exchange = None
         self.service.active -= 1
-        self.served += 1
-        self.service.served += 1
         self._observe(exchange)
         exchange.channel = None
         if exchange.body is not None:
             exchange.body.exchange = None
-            if not exchange.body.ended:
-                exchange.body.fail(ClientDisconnected("the response is complete; the rest of the request body was dropped"))
+        return 0
+
+    cdef int _release(self, Exchange exchange) except -1:
+        # We ended it, cleanly or not; the connection is still there.
+        self.served += 1
+        self.service.served += 1
+        self._forget(exchange)
+        if exchange.body is not None and not exchange.body.ended:
+            exchange.body.fail(ClientDisconnected("the response is complete; the rest of the request body was dropped"))
         return 0
 
     cdef int exchange_ended(self) except -1:

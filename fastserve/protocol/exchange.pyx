@@ -10,10 +10,9 @@ import os
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcpy
 
 from fastserve.protocol.core cimport (
-    FS_E_NONE, FS_E_NO_SPACE, FS_E_RESPONSE_FRAMING, FS_E_RESPONSE_TOO_LONG, FS_E_RESPONSE_TOO_SHORT,
+    FS_E_NONE, FS_E_RESPONSE_FRAMING, FS_E_RESPONSE_TOO_LONG, FS_E_RESPONSE_TOO_SHORT,
     FS_FRAME_CHUNKED, FS_FRAME_LENGTH, fs_conn_send_1xx, fs_conn_send_body, fs_conn_send_end, fs_conn_send_head,
     fs_error, fs_error_info, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field,
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal,
@@ -199,6 +198,14 @@ cdef class Exchange:
         fs_response_raw(out, <const char *>b"\r\n", 2)
         return 0
 
+    cdef int _head_written(self, unsigned status) except -1:
+        self.started = True
+        self.status = status
+        self.continue_due = False
+        if self.timed:
+            self.moments[<int>RESPONSE_AT] = precise_now()
+        return 0
+
     cdef int start(self, unsigned status, object headers, int64_t content_length) except -1:
         """Write the head of the final response. It leaves with the first body bytes, or at the end of the batch."""
         cdef fs_out *out
@@ -230,11 +237,7 @@ cdef class Exchange:
         if error != FS_E_NONE:
             self._refuse(out, mark, error, status)
         self._write_framing(out, date, server)
-        self.started = True
-        self.status = status
-        self.continue_due = False
-        if self.timed:
-            self.moments[<int>RESPONSE_AT] = precise_now()
+        self._head_written(status)
         return 0
 
     cdef int write(self, object data) except -1:
@@ -340,11 +343,7 @@ cdef class Exchange:
         out = self.channel.out(HEAD_ROOM + PyBytes_GET_SIZE(content_type) + (length if length <= COPY_MAX else 0))
         fs_response_status_line(out, status, NULL, 0)
         self._write_framing_with_type(out, content_type)
-        self.started = True
-        self.status = status
-        self.continue_due = False
-        if self.timed:
-            self.moments[<int>RESPONSE_AT] = precise_now()
+        self._head_written(status)
         if self.plan.body and length != 0:
             fs_conn_send_body(&self.channel.conn, length)
             self.body_sent = length
