@@ -21,6 +21,11 @@ from asyncio import CancelledError, Task, tasks
 from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
 from cpython.ref cimport PyObject
 
+from libc.stdint cimport int64_t
+
+from fastserve.protocol.board cimport Seat
+from fastserve.protocol.timers cimport precise_now
+
 cdef extern from "Python.h":
     ctypedef enum PySendResult:
         PYGEN_RETURN
@@ -118,6 +123,24 @@ for _name in ("_callbacks", "_coro", "_exception", "_loop", "_result", "_state")
 
 
 cdef object _new_task = Task.__new__
+
+
+cdef inline Seat *_enter(Exchange exchange, int64_t *before) noexcept:
+    # For whoever watches from outside: the loop runs this request now.
+    cdef Seat *seat
+    if exchange is None or exchange.seat == NULL:
+        return NULL
+    seat = exchange.seat
+    before[0] = seat.busy_since_ns
+    seat.running = exchange.flight
+    seat.busy_since_ns = precise_now()
+    return seat
+
+
+cdef inline void _leave(Seat *seat, int64_t before) noexcept:
+    if seat != NULL:
+        seat.busy_since_ns = before
+        seat.running = -1
 
 
 cdef class HandlerCall(Call):
@@ -246,12 +269,15 @@ cdef class HandlerCall(Call):
         if yielded is not None:
             self.yielded = None
             return yielded
+        cdef int64_t before = 0
+        cdef Seat *seat = _enter(self.exchange, &before)
         try:
             if not self.finished:
                 yielded = self._step(value, None, &suspended)
                 if suspended:
                     return yielded
         finally:
+            _leave(seat, before)
             if self.finished:
                 self.task = None  # the Task holds us: leave no circle behind
         raise StopIteration(None)
@@ -270,11 +296,14 @@ cdef class HandlerCall(Call):
             self.yielded = None
             if isinstance(error, CancelledError):
                 yielded.cancel()
+        cdef int64_t before = 0
+        cdef Seat *seat = _enter(self.exchange, &before)
         try:
             yielded = self._step(None, error, &suspended)
             if suspended:
                 return yielded
         finally:
+            _leave(seat, before)
             if self.finished:
                 self.task = None
         raise StopIteration(None)

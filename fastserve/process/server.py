@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import sys
 import threading
 from collections.abc import Awaitable
@@ -24,7 +23,7 @@ from fastserve.interfaces.lifespan import Lifespan
 from fastserve.process.config import Address, Config, TcpAddress
 from fastserve.process.importer import load, takes_nothing
 from fastserve.process.sockets import Listeners
-from fastserve.protocol import Limits, Service
+from fastserve.protocol import Board, Limits, Service
 from fastserve.telemetry import AccessLog
 
 __all__ = ["Server", "load_application"]
@@ -60,12 +59,26 @@ class Server:
         self._prepare(Config.embedded(app, options))
 
     @classmethod
-    def of(cls, config: Config, app: Any, interface: str, listeners: Listeners, slot: int = 0) -> Server:
-        """A worker's: the application is loaded and the listeners are open; whoever opened them closes them."""
+    def of(
+        cls,
+        config: Config,
+        app: Any,
+        interface: str,
+        listeners: Listeners,
+        slot: int = 0,
+        *,
+        board: Board | None = None,
+        seat: int = 0,
+    ) -> Server:
+        """A worker's: the application is loaded and the listeners are open; whoever opened them closes them.
+
+        `slot`: whose listeners are its own. `board`, `seat`: what it shares with its siblings, and its place there.
+        """
         server = cls.__new__(cls)
         server._prepare(config)
         server._app, server.interface = app, interface
         server._listeners, server._slot = listeners, slot
+        server._board, server._seat = board, seat
         server._owns_listeners = False
         return server
 
@@ -75,8 +88,9 @@ class Server:
         self._app: Any = None
         self._listeners: Listeners | None = None
         self._slot = 0
+        self._board: Board | None = None
+        self._seat = 0
         self._owns_listeners = True
-        self._servers: list[asyncio.AbstractServer] = []
         self._service: Service | None = None
         self._handler: Any = None
         self._observer: Any = None
@@ -156,26 +170,15 @@ class Server:
                 observer=self._observer,
                 server_header=config.server_header,
                 half_close=config.half_close,
+                board=self._board,
+                seat=self._seat,
             )
-            for listener in self._listeners.slot(self._slot):  # station 1: accept
-                self._servers.append(await self._accept(loop, listener))
+            await self._service.listen(self._listeners.by_slot(), self._slot)  # station 1: accept
         except BaseException:
             with contextlib.suppress(Exception):
                 await self._close_all()
             raise
         self._state = "serving"
-
-    async def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> asyncio.AbstractServer:
-        assert self._service is not None
-        backlog = self.config.backlog
-        if listener.family != socket.AF_UNIX:
-            return await loop.create_server(self._service.connect, sock=listener, backlog=backlog)
-        # From 3.13 a loop removes the path when its server closes: ours is shared, and Listeners removes it.
-        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-        try:
-            return await loop.create_unix_server(self._service.connect, sock=listener, backlog=backlog, **keep)
-        except TypeError:  # a loop that never removes it, and knows no such word
-            return await loop.create_unix_server(self._service.connect, sock=listener, backlog=backlog)
 
     async def stop(self, timeout: float | None = None) -> bool:
         """Stop accepting, finish what is in hand, run the application's shutdown. True if nothing had to be cut.
@@ -191,10 +194,9 @@ class Server:
         deadline = asyncio.get_running_loop().time() + limit
         service = self._service
         assert service is not None
-        for server in self._servers:
-            server.close()
-        if self._owns_listeners and self._listeners is not None:
-            self._listeners.close()
+        service.unlisten()
+        if self._listeners is not None:
+            self._listeners.close()  # a worker's copies too, or new clients would wait at sockets that nobody empties
         service.shutdown()
         whole = await _within(service.wait_closed(), limit - reserve)
         if not whole:
@@ -209,17 +211,22 @@ class Server:
         await self._close_all(deadline)
         return whole
 
+    def retire(self, idle_seconds: float) -> None:
+        """Hand over to a successor: accept no more, end each connection with its next answer, or after `idle_seconds` of
+        silence. Does not wait; stop() does."""
+        if self._state == "serving" and self._service is not None:
+            self._service.retire(idle_seconds)
+
     async def _close_all(self, deadline: float | None = None) -> None:
         """Whatever start() has opened, in reverse order, each once."""
         clock = asyncio.get_running_loop().time
         if deadline is None:
             deadline = clock() + LIFESPAN_RESERVE
-        servers, self._servers = self._servers, []
         lifespan, self._lifespan = self._lifespan, None
         handler, self._handler = self._handler, None
         observer, self._observer = self._observer, None
-        for server in servers:
-            server.close()
+        if self._service is not None:
+            self._service.unlisten()
         if self._owns_listeners and self._listeners is not None:
             self._listeners.close()
         try:

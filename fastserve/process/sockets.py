@@ -57,6 +57,10 @@ class Listeners:
         """The listeners of one worker."""
         return self._slots[index]
 
+    def by_slot(self) -> list[list[socket.socket]]:
+        """All of them. A worker knows its siblings' listeners, to take what waits there when one of them cannot."""
+        return self._slots
+
     def keep_only(self, index: int) -> list[socket.socket]:
         """In a worker after fork: close what belongs to its siblings, so that their listeners end with them."""
         mine = self._slots[index]

@@ -3,11 +3,11 @@
 #
 # Implemented by: Connection. Called by: Exchange.
 from libc.stdint cimport uint8_t, uint64_t, int64_t
-from fastserve.protocol.timers cimport Expiring
+from fastserve.protocol.wire cimport Stream
 from fastserve.protocol.core cimport fs_out, fs_conn, fs_response_plan
 
 
-cdef class Channel(Expiring):
+cdef class Channel(Stream):
     cdef fs_conn conn                      # the state machine; the Exchange asks it before it writes
     # --- writing ---
     cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free

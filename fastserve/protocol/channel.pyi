@@ -1,5 +1,5 @@
 """Types of channel.pyx: what Python sees of it, which is the name."""
 
-from fastserve.protocol.timers import Expiring
+from fastserve.protocol.wire import Stream
 
-class Channel(Expiring): ...
+class Channel(Stream): ...

@@ -5,7 +5,7 @@ Called:  by Exchange. Implemented by Connection, and by fakes in tests.
 """
 
 
-cdef class Channel(Expiring):
+cdef class Channel(Stream):
     cdef fs_out *out(self, size_t room) except NULL:
         raise NotImplementedError
 

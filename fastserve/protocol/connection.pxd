@@ -38,6 +38,7 @@ cdef class Connection(Channel):
     cdef size_t _unsent              # of the wire, when the write deadline was set
     cdef list _drain_waiters
 
+    cdef int _begin_with(self, Wire wire) except -1
     # reading flow
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t length, object owner) except -1

@@ -10,32 +10,41 @@ until Handler.handle() has returned; what must live longer is kept by Exchange.k
 
 import os
 
+from cpython.object cimport PyObject_Length
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
+from fastserve.protocol.board cimport LATENCY_BUCKETS, Seat
 from fastserve.protocol.core cimport (
-    FS_BODY, FS_BODY_BYTES, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_TIMEOUT, FS_E_HEAD_TIMEOUT,
+    FS_BODY, FS_BODY_BYTES, FS_BODY_LENGTH, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_TIMEOUT, FS_E_HEAD_TIMEOUT,
     FS_E_INCOMPLETE, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, fs_conn_body_pending,
     fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_next, fs_conn_receive,
     fs_conn_refuse, fs_conn_word, fs_error_info, fs_out, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
 )
 from fastserve.protocol.request cimport RequestBody
 from fastserve.protocol.service cimport (
-    BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, WRITE_DEADLINE,
+    BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, RETIRE_DEADLINE, WRITE_DEADLINE,
 )
-from fastserve.protocol.exchange cimport HEAD_AT, Call
+from fastserve.protocol.exchange cimport END_AT, HEAD_AT, Call
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport Timers, disarm, precise_now
-from fastserve.protocol.wire cimport TransportWire
+from fastserve.protocol.wire cimport TransportWire, Wire
 
 from fastserve.errors import ClientDisconnected, RemoteProtocolError
+from fastserve.protocol.board import LATENCY_BOUNDS as _LATENCY_BOUNDS
 
 fs_scan_choose(os.environ.get("FASTSERVE_SIMD", "").encode())
 
 cdef enum:
     FLUSH_MAX = 65536        # a batch of pipelined answers is handed over when it has grown to this
+    OWN_BODY_MIN = 4096      # body bytes still to come that are worth being read into an object of their own
     WRITE_HIGH = 65536       # unsent bytes at which the transport asks us to pause
+
+
+cdef int64_t LATENCY_NS[LATENCY_BUCKETS - 1]
+for _index, _bound in enumerate(_LATENCY_BOUNDS):
+    LATENCY_NS[<int>_index] = int(_bound * 1e9)
 
 
 cdef class Connection(Channel):
@@ -82,16 +91,25 @@ cdef class Connection(Channel):
     # ------------------------------------------------------------------------------------- station 1: accept
 
     def connection_made(self, transport):
-        self.wire = TransportWire.over(transport)
         self._tls = transport.get_extra_info("ssl_object") is not None
         transport.set_write_buffer_limits(WRITE_HIGH)
+        self._begin_with(TransportWire.over(transport))
+
+    def begin(self, Wire wire not None):
+        """Accepted, on a wire of our own driver."""
+        self._begin_with(wire)
+
+    cdef int _begin_with(self, Wire wire) except -1:
+        self.wire = wire
         self.service.enter(self)
         if self.service.stopping:
-            self._close(False)
-        else:
-            self.service.timers.arm(&self._read_timer, HEADER_DEADLINE)
+            return self._close(False)
+        return self.service.timers.arm(&self._read_timer, HEADER_DEADLINE)
 
     def connection_lost(self, exc):
+        self.wire_lost(exc)
+
+    cdef int wire_lost(self, object error) except -1:
         cdef Exchange exchange = self.exchange
         disarm(&self._read_timer)
         disarm(&self._write_timer)
@@ -113,18 +131,30 @@ cdef class Connection(Channel):
         free(self._buffer)
         self._buffer = NULL
         self.service.leave(self)
+        return 0
 
     # --------------------------------------------------------------------------------------- station 2: read
 
     def data_received(self, data):
-        cdef bytes owner
+        cdef bytes owner = data if type(data) is bytes else bytes(data)
+        self.wire_received(<const uint8_t *>PyBytes_AS_STRING(owner), PyBytes_GET_SIZE(owner), owner)
+
+    cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1:
+        self.service.seat.bytes_in += length
         if self._lingering or self._closing:
-            self._lingered += len(data)
+            self._lingered += length
             if self._lingered > self.service.limits.linger_bytes_max and self.wire is not None:
                 self.wire.abort()
-            return
-        owner = data if type(data) is bytes else bytes(data)
-        self._receive(<const uint8_t *>PyBytes_AS_STRING(owner), PyBytes_GET_SIZE(owner), owner)
+            return 0
+        return self._receive(data, length, owner)
+
+    cdef size_t wire_wants(self):
+        # The rest of a body of known length, that somebody takes, is worth an object of its own.
+        if self.conn.reading != FS_BODY or self._end != self._start or self.conn.body.framing != FS_BODY_LENGTH:
+            return 0
+        if self.conn.body.remaining < OWN_BODY_MIN or self.exchange is None or self.exchange.body is None:
+            return 0
+        return self.conn.body.remaining
 
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1:
         cdef Py_ssize_t used
@@ -343,17 +373,19 @@ cdef class Connection(Channel):
         cdef fs_event event
         cdef fs_field *trailer_fields
         cdef size_t pos = self.conn.head.end
+        cdef int64_t now = precise_now()
         exchange.channel = self
         exchange.data = data
         exchange.fields = fields
+        exchange.seat = service.seat
+        exchange.flight = service.take_off(data, &self.conn.head, now)
+        exchange.moments[<int>HEAD_AT] = now
         # Offsets of the head count from `data`; only a read that begins there can be kept as it is.
         if owner is not None and data == <const uint8_t *>PyBytes_AS_STRING(owner):
             exchange.data_owner = owner
         self.exchange = exchange
-        service.active += 1
-        if service.observer is not None:
-            exchange.timed = True
-            exchange.moments[<int>HEAD_AT] = precise_now()
+        service.seat.active += 1
+        exchange.timed = service.observer is not None
         if fs_conn_body_pending(&self.conn):
             exchange.body = RequestBody.__new__(RequestBody)
             exchange.body.exchange = exchange
@@ -373,7 +405,11 @@ cdef class Connection(Channel):
                 if event.type != FS_BODY_BYTES:
                     break
             self._feed()
-        service.handler.handle(exchange)
+        service.seat.running = exchange.flight
+        try:
+            service.handler.handle(exchange)
+        finally:
+            service.seat.running = -1
         if not exchange.ended:
             if service.observer is not None:
                 exchange.keep_head()  # it is told of the request when it is over
@@ -413,12 +449,11 @@ cdef class Connection(Channel):
 
     cdef int _flush_now(self) except -1:
         cdef Service service = self.service
-        cdef bytes data = None
+        cdef size_t length = 0
         cdef list pieces
         if service.out_owner is self:
-            if service.out.len:
-                data = PyBytes_FromStringAndSize(<const char *>service.out.data, service.out.len)
-                service.out.len = 0
+            length = service.out.len
+            service.out.len = 0
             service.out_owner = None
         if self.wire is None:
             self._pieces.clear()
@@ -426,11 +461,14 @@ cdef class Connection(Channel):
         if self._pieces:
             pieces = self._pieces
             self._pieces = []
-            if data is not None:
-                pieces.append(data)
+            if length != 0:
+                pieces.append(PyBytes_FromStringAndSize(<const char *>service.out.data, length))
+            for piece in pieces:
+                service.seat.bytes_out += PyObject_Length(piece)
             self.wire.write_many(pieces)
-        elif data is not None:
-            self.wire.write(data)
+        elif length != 0:
+            service.seat.bytes_out += length
+            self.wire.write_raw(service.out.data, length)   # nothing below comes back to the buffer before that returns
         return 0
 
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
@@ -468,11 +506,17 @@ cdef class Connection(Channel):
         return 0
 
     def pause_writing(self):
-        self._writing_paused = True
-        self._unsent = self.wire.unsent() if self.wire is not None else 0
-        self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+        self.wire_full()
 
     def resume_writing(self):
+        self.wire_drained()
+
+    cdef int wire_full(self) except -1:
+        self._writing_paused = True
+        self._unsent = self.wire.unsent() if self.wire is not None else 0
+        return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+
+    cdef int wire_drained(self) except -1:
         self._writing_paused = False
         if not self._closing:
             disarm(&self._write_timer)
@@ -481,6 +525,7 @@ cdef class Connection(Channel):
             self._resume()
         elif not self._consuming:
             self._update_reading()
+        return 0
 
     cdef object info(self, str name):
         wire = self.wire if self.wire is not None else self._lost_wire
@@ -503,10 +548,12 @@ cdef class Connection(Channel):
         return 0
 
     cdef int _forget(self, Exchange exchange) except -1:
-        # It is over: tell the observer, and let go of each other.
+        # It is over: count it, tell the observer, and let go of each other.
         self.exchange = None
-        self.service.active -= 1
+        _count(self.service.seat, exchange)
         self._observe(exchange)
+        self.service.land(exchange.flight)
+        exchange.flight = -1
         exchange.channel = None
         if exchange.body is not None:
             exchange.body.exchange = None
@@ -515,7 +562,6 @@ cdef class Connection(Channel):
     cdef int _release(self, Exchange exchange) except -1:
         # We ended it, cleanly or not; the connection is still there.
         self.served += 1
-        self.service.served += 1
         self._forget(exchange)
         if exchange.body is not None and not exchange.body.ended:
             exchange.body.fail(ClientDisconnected("the response is complete; the rest of the request body was dropped"))
@@ -552,8 +598,12 @@ cdef class Connection(Channel):
                 return self._close(False)
             exchange = Exchange.__new__(Exchange)
             exchange.channel = self
+            exchange.seat = self.service.seat
+            exchange.flight = -1
+            exchange.moments[<int>HEAD_AT] = precise_now()
             self.exchange = exchange
-            self.service.active += 1
+            self.service.seat.active += 1
+            self.service.seat.refused += 1
         elif row.status == 0 or exchange.started:
             exchange.gone(RemoteProtocolError(text.decode(), row.status))
             exchange.cut()
@@ -574,6 +624,7 @@ cdef class Connection(Channel):
     cdef int cut(self) except -1:
         cdef Exchange exchange = self.exchange
         cdef bint until_close = exchange is not None and exchange.started and exchange.plan.frame == FS_FRAME_CLOSE
+        self.service.seat.cut += 1
         fs_conn_close(&self.conn)
         if exchange is not None:
             self._release(exchange)
@@ -616,6 +667,9 @@ cdef class Connection(Channel):
         return 0
 
     def eof_received(self):
+        return self.wire_ended()
+
+    cdef bint wire_ended(self) except -1:
         """FIN. It means that the peer is gone, as in hyper and nginx, unless half-closed connections are served."""
         cdef Exchange exchange = self.exchange
         cdef bint inside
@@ -639,17 +693,30 @@ cdef class Connection(Channel):
 
     def hangup(self):
         """The peer left while its connection was not being read (HangupWatch)."""
+        self.wire_left()
+
+    cdef int wire_left(self) except -1:
         if self.exchange is not None and not self.service.half_close:
             self.exchange.gone(ClientDisconnected())
+        return 0
 
-    def retire(self):
-        """Graceful end: idle connections close now, others with their next response."""
+    def retire(self, bint now):
+        """Graceful end: the next response is the last. Idle connections close now, or wait for the RETIRE_DEADLINE."""
         self._retiring = True
         if self._lingering and self.wire is not None and not self._closing:
-            self._hang_up()
+            if now:
+                self._hang_up()
         elif self.exchange is None and self._reads() and self._start == self._end and not fs_conn_head_begun(&self.conn) \
                 and self.conn.reading == FS_HEAD:
-            self._close(False)
+            if now:
+                self._close(False)
+            else:
+                self.service.timers.arm(&self._read_timer, RETIRE_DEADLINE)
+
+    def tell(self):
+        """The server is going: the handler in hand is told as if its client had left. What it still answers is sent."""
+        if self.exchange is not None:
+            self.exchange.gone(ClientDisconnected("the server is stopping"))
 
     def abort(self):
         """Cut it, whatever it is doing."""
@@ -674,6 +741,8 @@ cdef class Connection(Channel):
         elif self.served == 0 or fs_conn_head_begun(&self.conn):
             if self._read_timer.queue != <int>HEADER_DEADLINE:
                 timers.arm(&self._read_timer, HEADER_DEADLINE)
+        elif self._retiring and self.service.retiring:
+            timers.arm(&self._read_timer, RETIRE_DEADLINE)
         else:
             timers.arm(&self._read_timer, IDLE_DEADLINE)
         return 0
@@ -713,6 +782,22 @@ cdef int _grow(fs_out *out, size_t room) except -1:
         raise MemoryError
     out.data = grown
     out.cap = capacity
+    return 0
+
+
+cdef int _count(Seat *seat, Exchange exchange) noexcept:
+    # The figures of one exchange that is over, where everybody can see them.
+    cdef int64_t took = exchange.moments[<int>END_AT] - exchange.moments[<int>HEAD_AT]
+    cdef unsigned status = exchange.status // 100
+    cdef int bucket = 0
+    seat.active -= 1
+    seat.served += 1
+    seat.by_class[status if status < 6 else 0] += 1
+    if took > 0:
+        seat.latency_ns += took
+        while bucket < LATENCY_BUCKETS - 1 and took > LATENCY_NS[bucket]:
+            bucket += 1
+    seat.latency[bucket] += 1
     return 0
 
 

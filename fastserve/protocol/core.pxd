@@ -162,6 +162,11 @@ cdef extern from "response.h" nogil:
     fs_error fs_response_chunk(fs_out *out, const void *data, size_t len)
     fs_error fs_response_chunk_head(fs_out *out, size_t len)
 
+cdef extern from "body.h" nogil:
+    ctypedef struct fs_body:
+        uint8_t framing
+        uint64_t remaining
+
 cdef extern from "conn.h" nogil:
     enum:
         FS_HEAD
@@ -233,6 +238,7 @@ cdef extern from "conn.h" nogil:
         uint64_t owed
         uint64_t drained
         fs_request_head head
+        fs_body body
 
     void fs_conn_init(fs_conn *conn, const fs_limits *limits)
     void fs_conn_receive(fs_conn *conn, const uint8_t *data, size_t len, fs_field *fields, fs_event *event)

@@ -2,6 +2,7 @@
 #
 # Called by: Connection (makes it, feeds it), the wings (answer it). Calls: Channel, core.pxd.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from fastserve.protocol.board cimport Seat
 from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head, fs_response_plan
 from fastserve.protocol.channel cimport Channel
 from fastserve.protocol.request cimport Request, RequestBody
@@ -36,7 +37,9 @@ cdef class Exchange:
     cdef readonly bint ended          # response complete, or cut
     cdef readonly bint disconnected   # the peer is gone
     cdef bint continue_due            # 100 Continue wanted and not yet sent
-    cdef bint timed                   # somebody reads the moments
+    cdef bint timed                   # somebody reads all moments; the first and the last are always taken
+    cdef int flight                   # its entry among the requests in flight on the board, or -1
+    cdef Seat *seat                   # of the process that serves it
     cdef fs_response_plan plan
     cdef int64_t moments[4]
 

@@ -302,8 +302,7 @@ cdef class Exchange:
         cdef Channel channel = self.channel
         self.ended = True
         self.call = None
-        if self.timed:
-            self.moments[<int>END_AT] = precise_now()
+        self.moments[<int>END_AT] = precise_now()
         channel.exchange_ended()
         return 0
 
@@ -409,8 +408,7 @@ cdef class Exchange:
                 return self._finish()
         self.ended = True
         self.call = None
-        if self.timed:
-            self.moments[<int>END_AT] = precise_now()
+        self.moments[<int>END_AT] = precise_now()
         channel.cut()
         return 0
 
@@ -427,8 +425,7 @@ cdef class Exchange:
     cdef int lose(self, object error) except -1:
         """The connection is lost: whatever was to be said cannot be said any more."""
         self.ended = True
-        if self.timed:
-            self.moments[<int>END_AT] = precise_now()
+        self.moments[<int>END_AT] = precise_now()
         self.gone(error)
         self.call = None
         return 0

@@ -1,8 +1,10 @@
 # Service: everything that the connections of one event loop share.
 #
 # Called by: Connection, Exchange, process/server.py. Calls: Timers, HangupWatch, the two doors.
-from libc.stdint cimport int64_t, uint64_t, uint8_t
-from fastserve.protocol.core cimport fs_field, fs_out
+from libc.stdint cimport int64_t, uint16_t, uint64_t, uint8_t
+from fastserve.protocol.board cimport Board, Seat
+from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head
+from fastserve.protocol.driver cimport Driver, Host
 from fastserve.protocol.hooks cimport Handler, Observer
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport Timers
@@ -15,9 +17,10 @@ cdef enum Deadline:
     IDLE_DEADLINE
     WRITE_DEADLINE
     LINGER_DEADLINE
+    RETIRE_DEADLINE
 
 
-cdef class Service:
+cdef class Service(Host):
     cdef readonly object loop
     cdef Handler handler
     cdef Observer observer           # or None
@@ -26,11 +29,17 @@ cdef class Service:
     cdef HangupWatch hangups
     cdef readonly bint half_close    # a FIN is not taken for a departure
     cdef readonly bint stopping
+    cdef readonly bint retiring      # idle connections stay until they have carried one more request
+    cdef Driver driver               # None: this platform has no epoll, or nothing is accepted here
+    cdef Board board                 # shared with siblings, or None
+    cdef Seat *seat                  # ours on it, or one of our own: where the figures are kept
+    cdef Seat *_own_seat
+    cdef int _seat_index
     cdef set _connections
     cdef list _waiters
-    # counters
-    cdef readonly uint64_t served    # exchanges ended
-    cdef readonly int active         # exchanges in hand
+    cdef list _servers               # of the loop, where there is no driver
+    cdef uint16_t _free_flights[256]
+    cdef int _free_count
     # scratch, used by one connection at a time
     cdef fs_field *fields            # of the head being parsed
     cdef fs_field *trailer_fields
@@ -47,3 +56,5 @@ cdef class Service:
     cdef const uint8_t *common_lines(self, size_t *length) noexcept
     cdef int enter(self, object connection) except -1
     cdef int leave(self, object connection) except -1
+    cdef int take_off(self, const uint8_t *data, fs_request_head *head, int64_t now) noexcept   # a flight, or -1
+    cdef void land(self, int flight) noexcept

@@ -8,7 +8,14 @@ Rules:   RFC 9110 section 6.6.1 (Date).
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from fastserve.protocol.board cimport FLIGHTS_MAX, FLIGHT_TEXT, Flight
 from fastserve.protocol.core cimport FS_DATE_LEN, fs_date_format
+from fastserve.protocol.wire cimport Stream, Wire
+
+import asyncio
+import os
+import socket
+import sys
 
 cdef extern from *:
     """
@@ -27,16 +34,18 @@ cdef extern from *:
     int64_t fs_wall_seconds() nogil
 
 
-cdef class Service:
+cdef class Service(Host):
     """What serves on one event loop.
 
     loop: the event loop. handler: a Handler (interfaces.make_handler). limits: Limits. observer: an Observer or None.
     server_header: send "server: fastserve". half_close: a peer that shuts down its sending side is still there (by default
-    its FIN means that it is gone, as in hyper and nginx).
+    its FIN means that it is gone, as in hyper and nginx). board, seat: the Board that siblings share and our seat on it;
+    None: nobody beside us.
     """
 
     def __cinit__(self, loop, Handler handler not None, Limits limits=None, Observer observer=None, *,
-                  bint server_header=True, bint half_close=False):
+                  bint server_header=True, bint half_close=False, Board board=None, int seat=0):
+        cdef int index
         self.loop = loop
         self.handler = handler
         self.limits = Limits() if limits is None else limits
@@ -49,8 +58,21 @@ cdef class Service:
         self.timers.add_queue(self.limits.write_timeout)
         self.timers.add_queue(self.limits.linger_timeout)
         self.hangups = HangupWatch(loop)
+        self.board = board
+        if board is None:
+            # Figures only: without a board nobody watches, and the table of requests in flight is left out.
+            self._own_seat = <Seat *>calloc(1, sizeof(Seat) - FLIGHTS_MAX * sizeof(Flight))
+            if self._own_seat == NULL:
+                raise MemoryError
+        self.seat = board.at(seat) if board is not None else self._own_seat
+        self.seat.running = -1
+        self._seat_index = seat
+        for index in range(FLIGHTS_MAX):
+            self._free_flights[index] = FLIGHTS_MAX - 1 - index
+        self._free_count = FLIGHTS_MAX if board is not None else 0
         self._connections = set()
         self._waiters = []
+        self._servers = []
         self._server_line = b"server: fastserve\r\n" if server_header else b""
         self._second = -1
         self.fields = <fs_field *>calloc(self.limits.core.fields_max + 1, sizeof(fs_field))
@@ -65,6 +87,17 @@ cdef class Service:
         free(self.trailer_fields)
         free(self.out.data)
         free(self.scratch.data)
+        free(self._own_seat)
+
+    @property
+    def served(self):
+        """Exchanges ended."""
+        return self.seat.served
+
+    @property
+    def active(self):
+        """Exchanges in hand."""
+        return self.seat.active
 
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
         cdef int64_t second = fs_wall_seconds()
@@ -85,6 +118,50 @@ cdef class Service:
 
         return Connection(self)
 
+    cdef Stream welcome(self, Wire wire):
+        connection = self.connect()
+        connection.begin(wire)
+        return <Stream>connection
+
+    cdef object protocol(self):
+        return self.connect()
+
+    # ------------------------------------------------------------------------------------- station 1: accept
+
+    async def listen(self, by_slot, int slot=0):
+        """Accept connections. by_slot: for each worker slot its list of listening sockets; ours are those of `slot`.
+
+        FASTSERVE_WIRE=transport puts plain connections on the loop's transports too; that is for tests, and for trouble.
+        """
+        cdef bint own_wire = os.environ.get("FASTSERVE_WIRE", "") != "transport"
+        try:
+            self.driver = Driver(self.loop, self, self.board, self._seat_index, own_wire=own_wire)
+        except (OSError, NotImplementedError):  # no epoll, or a loop without add_reader()
+            await self._listen_with_loop(by_slot[slot])
+            return
+        self.driver.listen(by_slot, slot)
+
+    async def _listen_with_loop(self, sockets):
+        for sock in sockets:
+            if sock.family != socket.AF_UNIX:
+                self._servers.append(await self.loop.create_server(self.connect, sock=sock))
+                continue
+            # From 3.13 a loop removes the path when its server closes: ours is shared, and somebody else's to remove.
+            keep = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            try:
+                server = await self.loop.create_unix_server(self.connect, sock=sock, **keep)
+            except TypeError:  # a loop that never removes it, and knows no such word
+                server = await self.loop.create_unix_server(self.connect, sock=sock)
+            self._servers.append(server)
+
+    def unlisten(self):
+        """Stop accepting. What waits at shared listeners is the siblings' to take."""
+        if self.driver is not None:
+            self.driver.unlisten()
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+
     @property
     def connections(self) -> int:
         """Open connections."""
@@ -96,10 +173,13 @@ cdef class Service:
 
     cdef int enter(self, object connection) except -1:
         self._connections.add(connection)
+        self.seat.connections += 1
         return 0
 
     cdef int leave(self, object connection) except -1:
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self.seat.connections -= 1
         if not self._connections:
             for waiter in self._waiters:
                 if not waiter.done():
@@ -107,11 +187,53 @@ cdef class Service:
             self._waiters.clear()
         return 0
 
+    # --------------------------------------------------------------------- requests in flight, for whoever watches
+
+    cdef int take_off(self, const uint8_t *data, fs_request_head *head, int64_t now) noexcept:
+        cdef int index
+        cdef size_t length
+        if self._free_count == 0:
+            return -1
+        self._free_count -= 1
+        index = self._free_flights[self._free_count]
+        length = head.target.off + head.target.len - head.method.off   # "GET /path", as it came
+        if length > FLIGHT_TEXT:
+            length = FLIGHT_TEXT
+        memcpy(self.seat.flights[index].text, data + head.method.off, length)
+        self.seat.flights[index].length = length
+        self.seat.flights[index].since_ns = now
+        return index
+
+    cdef void land(self, int flight) noexcept:
+        if flight >= 0:
+            self.seat.flights[flight].since_ns = 0
+            self._free_flights[self._free_count] = flight
+            self._free_count += 1
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def retire(self, double idle_seconds):
+        """Hand over to a successor: accept no more, say "connection: close" with each answer. An idle connection stays until it
+        has carried one more request, or was silent for `idle_seconds`: a close could cross a request on its way (RFC 9112
+        section 9.5)."""
+        if self.retiring or self.stopping:
+            return
+        self.unlisten()
+        self.retiring = True
+        self.timers.add_queue(idle_seconds)
+        for connection in list(self._connections):
+            connection.retire(False)
+
+    def tell_streams(self):
+        """The server is going: handlers in hand are told as if their client had left (http.disconnect, cancellation)."""
+        for connection in list(self._connections):
+            connection.tell()
+
     def shutdown(self):
         """Stop gracefully: idle connections close, exchanges in hand finish with "connection: close"."""
         self.stopping = True
         for connection in list(self._connections):
-            connection.retire()
+            connection.retire(True)
 
     async def wait_closed(self):
         """Until the last connection is gone."""
@@ -128,6 +250,10 @@ cdef class Service:
 
     def close(self):
         """Give back timers, watches, the handler's threads and the observer's buffer. No connection may be open."""
+        self.unlisten()
+        if self.driver is not None:
+            self.driver.close()
+            self.driver = None
         self.timers.close()
         self.hangups.close()
         self.handler.close()

@@ -24,8 +24,8 @@ cdef class Timers:
     cdef object _handle            # of the next tick; None while nothing is armed
     cdef int armed                 # timers armed now; a tick is due while there are any
     cdef int _count                # queues in use
-    cdef int64_t _duration[8]      # ns; 0: this queue never fires
-    cdef Timer _head[8]            # sentinels of the lists
+    cdef int64_t _duration[16]      # ns; 0: this queue never fires
+    cdef Timer _head[16]           # sentinels of the lists
     cdef double _resolution        # seconds between ticks
 
     cdef int add_queue(self, double seconds) except -1

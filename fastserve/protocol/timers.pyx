@@ -63,7 +63,7 @@ cdef class Timers:
 
     cdef int add_queue(self, double seconds) except -1:
         cdef int queue = self._count
-        if queue == 8:
+        if queue == 16:
             raise ValueError("too many durations")
         self._count += 1
         self._duration[queue] = <int64_t>(seconds * 1e9)

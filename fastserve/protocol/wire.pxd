@@ -1,8 +1,30 @@
 # Wire: the one small door through which a Connection speaks to its socket. The HTTP code never knows which kind it is.
+# Stream: the same door from the other side, what a wire tells.
 #
-# Siblings: TransportWire (asyncio and uvloop transports: TCP, Unix, TLS).
-cdef class Wire:
+# Siblings: TransportWire (asyncio and uvloop transports: TCP, Unix, TLS), SocketWire (driver.pyx: our own epoll set, Linux).
+from libc.stdint cimport uint8_t, uint32_t
+from fastserve.protocol.timers cimport Expiring
+
+
+cdef class Stream(Expiring):
+    # What hears a wire of our own driver; a transport tells the same through asyncio's protocol methods.
+    cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1   # owner: bytes of just this, or None
+    cdef size_t wire_wants(self)                   # body bytes that are to come, and worth a bytes object of their own; or 0
+    cdef bint wire_ended(self) except -1           # FIN; True: keep our side open
+    cdef int wire_left(self) except -1             # the peer is gone, seen while reading is paused
+    cdef int wire_full(self) except -1             # more is unsent than the peer takes
+    cdef int wire_drained(self) except -1
+    cdef int wire_lost(self, object error) except -1
+
+
+cdef class Polled:
+    # What an epoll set can point at.
+    cdef int ready(self, uint32_t events) except -1
+
+
+cdef class Wire(Polled):
     cdef int write(self, object data) except -1            # bytes
+    cdef int write_raw(self, const uint8_t *data, size_t length) except -1   # borrowed until it returns
     cdef int write_many(self, list pieces) except -1       # list of bytes-like, in order, one writev
     cdef int pause_reading(self) except -1
     cdef int resume_reading(self) except -1
@@ -13,7 +35,7 @@ cdef class Wire:
     cdef bint is_closing(self)
     cdef size_t unsent(self) except? 0                     # bytes handed over and not yet taken by the kernel
     cdef object info(self, str name)                       # get_extra_info
-    cdef int fileno(self) except -2                        # -1 if there is none
+    cdef int fileno(self) except -2                        # for HangupWatch; -1 if it is not needed
 
 
 cdef class TransportWire(Wire):

@@ -1,17 +1,50 @@
 """Wire: the door through which a Connection speaks to its socket, and the watch for peers that leave unread.
 
 Room:    floor 1. Nothing here knows HTTP.
-Called:  by Connection. Calls asyncio or uvloop transports, epoll.
+Called:  by Connection and its exchanges. Calls asyncio or uvloop transports, epoll. Stream is what a wire calls.
 """
 
 import select
 import socket
 import struct
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 
-cdef class Wire:
+
+cdef class Stream(Expiring):
+    cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1:
+        raise NotImplementedError
+
+    cdef size_t wire_wants(self):
+        return 0
+
+    cdef bint wire_ended(self) except -1:
+        return False
+
+    cdef int wire_left(self) except -1:
+        return 0
+
+    cdef int wire_full(self) except -1:
+        return 0
+
+    cdef int wire_drained(self) except -1:
+        return 0
+
+    cdef int wire_lost(self, object error) except -1:
+        return 0
+
+
+cdef class Polled:
+    cdef int ready(self, uint32_t events) except -1:
+        return 0
+
+
+cdef class Wire(Polled):
     cdef int write(self, object data) except -1:
         raise NotImplementedError
+
+    cdef int write_raw(self, const uint8_t *data, size_t length) except -1:
+        return self.write(PyBytes_FromStringAndSize(<const char *>data, length))
 
     cdef int write_many(self, list pieces) except -1:
         raise NotImplementedError

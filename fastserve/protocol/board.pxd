@@ -1,0 +1,72 @@
+# Board: what the processes of one server know of each other, in shared memory: a seat per worker process.
+#
+# Called by: Service and Driver (write their own seat, read the others), process/ (gives seats, reads). Calls: nothing.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    SLOTS_MAX = 1024        # listeners that can be lent to another worker: one bit each
+    FLIGHTS_MAX = 256       # requests in flight that can be named; the others are only counted
+    FLIGHT_TEXT = 80        # bytes of "METHOD target" kept of each
+    LATENCY_BUCKETS = 15    # fourteen bounds and what lies above
+
+# Life of a worker process, as the supervisor and it say it.
+cpdef enum SeatState:
+    EMPTY       # nobody sits here
+    BOOTING     # forked; imports, starts up
+    READY       # serves
+    RETIRING    # accepts no more; finishes what it has
+    DEAD        # reaped; the figures stand until the seat is given away
+
+cdef struct Flight:
+    int64_t since_ns        # monotonic; 0: free
+    uint16_t length
+    uint8_t text[FLIGHT_TEXT]
+
+cdef struct Seat:
+    # --- the supervisor writes ---
+    int32_t pid
+    int32_t slot            # whose listeners it accepts from by right; -1: none
+    uint32_t state
+    uint32_t generation
+    int64_t started_ns
+    int64_t ready_ns
+    uint64_t adopted[16]    # SLOTS_MAX bits: accept from these slots' listeners as well, until told otherwise
+    # --- anybody writes ---
+    uint64_t wanted[16]     # SLOTS_MAX bits: take what waits at these slots' listeners, once
+    uint64_t pokes          # times it was woken
+    int64_t poked_ns        # when it was woken and had not answered yet
+    # --- the worker writes ---
+    uint64_t turns          # `pokes` as last seen by its event loop: equal means that the loop turns
+    int64_t turned_ns
+    int64_t busy_since_ns   # of the callback that runs now; 0: between callbacks
+    int32_t running         # index of the flight that runs now, or -1
+    uint32_t connections
+    uint32_t active         # requests in flight
+    uint64_t accepts
+    uint64_t accepts_of_others
+    uint64_t accept_errors
+    uint64_t served         # exchanges ended
+    uint64_t by_class[6]    # of these: 1xx to 5xx at 1..5; at 0 those that ended without a status (the client left)
+    uint64_t refused        # of these: answered for a fault of the peer or a deadline, before a handler saw them
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t latency[LATENCY_BUCKETS]
+    uint64_t latency_ns     # their sum
+    uint64_t cut            # connections closed by us under a request
+    Flight flights[FLIGHTS_MAX]
+
+
+cdef class Board:
+    cdef object _memory                 # keeps the mapping
+    cdef uint8_t *_data
+    cdef readonly int seats
+    cdef list _wakers                   # (read, write) descriptors by seat
+    cdef Seat *at(self, int index) except NULL
+    cdef int wake_fd(self, int index) except -2
+    cdef int poke(self, int index) except -1
+    cdef int want(self, int helper, int slot) except -1
+    cdef bint responsive(self, Seat *seat, int64_t now) noexcept
+
+
+cdef uint64_t take_bits(uint64_t *word) noexcept nogil
+cdef bint bit(uint64_t *words, int index) noexcept nogil

@@ -1,0 +1,339 @@
+"""Board: what the processes of one server know of each other, in shared memory; a seat per worker process.
+
+Room:    floor 1, beside everything; below Service and Driver, which write their own seat.
+Called:  by Service and Driver on the hot path (plain stores), by process/ (gives seats, watches, publishes figures).
+
+Made before the first fork and inherited. It outlives every worker: what a dead one was doing can still be read. A writer
+never waits for a reader: a figure is one aligned store, and a text that is being replaced may be read torn, once.
+"""
+
+import mmap
+import os
+import time
+
+from libc.string cimport memset
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <errno.h>
+    #include <unistd.h>
+    static inline uint64_t fs_take(uint64_t *word) { return __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL); }
+    static inline void fs_or(uint64_t *word, uint64_t bits) { __atomic_fetch_or(word, bits, __ATOMIC_ACQ_REL); }
+    static inline void fs_and(uint64_t *word, uint64_t bits) { __atomic_fetch_and(word, bits, __ATOMIC_ACQ_REL); }
+    static inline uint64_t fs_add(uint64_t *word) { return __atomic_fetch_add(word, 1, __ATOMIC_ACQ_REL); }
+    static inline int fs_wake(int fd) {
+      uint64_t one = 1; /* an eventfd wants eight bytes, a pipe takes them too */
+      for (;;) {
+        if (write(fd, &one, sizeof one) >= 0 || errno == EAGAIN) return 0; /* full: it is awake already */
+        if (errno != EINTR) return errno;
+      }
+    }
+    """
+    uint64_t fs_take(uint64_t *word) noexcept nogil
+    void fs_or(uint64_t *word, uint64_t bits) noexcept nogil
+    void fs_and(uint64_t *word, uint64_t bits) noexcept nogil
+    uint64_t fs_add(uint64_t *word) noexcept nogil
+    int fs_wake(int fd) noexcept nogil
+
+cdef enum:
+    SLOW_NS = 5000000   # a loop that has not answered for this long, or is in one callback for this long, is not at hand
+
+LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Upper bounds of the latency buckets, seconds: those that OpenTelemetry advises for http.server.request.duration."""
+
+
+cdef uint64_t take_bits(uint64_t *word) noexcept nogil:
+    return fs_take(word) if word[0] else 0
+
+
+cdef bint bit(uint64_t *words, int index) noexcept nogil:
+    return (words[index >> 6] >> (index & 63)) & 1
+
+
+cdef class Board:
+    """Shared memory for `seats` worker processes, and a descriptor to wake each of them by."""
+
+    def __cinit__(self, int seats):
+        cdef const uint8_t[::1] view
+        cdef int index
+        if seats < 1:
+            raise ValueError("a board has at least one seat")
+        self.seats = seats
+        self._memory = mmap.mmap(-1, seats * sizeof(Seat))
+        view = self._memory
+        self._data = <uint8_t *>&view[0]
+        self._wakers = []
+        for index in range(seats):
+            if hasattr(os, "eventfd"):
+                fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._wakers.append((fd, fd))
+            else:
+                ends = os.pipe()
+                for fd in ends:
+                    os.set_blocking(fd, False)
+                self._wakers.append(ends)
+            self.clear(index)
+
+    cdef Seat *at(self, int index) except NULL:
+        if not 0 <= index < self.seats:
+            raise IndexError(f"seat {index} of {self.seats}")
+        return <Seat *>(self._data + index * sizeof(Seat))
+
+    cdef int wake_fd(self, int index) except -2:
+        return self._wakers[index][0]
+
+    cdef int poke(self, int index) except -1:
+        cdef Seat *seat = self.at(index)
+        if seat.turns == seat.pokes:
+            seat.poked_ns = time.monotonic_ns()
+        fs_add(&seat.pokes)
+        fs_wake(self._wakers[index][1])
+        return 0
+
+    cdef int want(self, int helper, int slot) except -1:
+        fs_or(&self.at(helper).wanted[slot >> 6], <uint64_t>1 << (slot & 63))
+        return self.poke(helper)
+
+    cdef bint responsive(self, Seat *seat, int64_t now) noexcept:
+        # Is its loop at hand? It answers what it was told, and is not long in one callback.
+        if seat.state != READY:
+            return False
+        if seat.turns != seat.pokes and now - seat.poked_ns > SLOW_NS:
+            return False
+        return not (seat.busy_since_ns and now - seat.busy_since_ns > SLOW_NS)
+
+    # ------------------------------------------------------------------------------------------ for process/
+
+    def __len__(self):
+        return self.seats
+
+    def __getitem__(self, int index):
+        return SeatView.of(self, index)
+
+    def clear(self, int index):
+        """Nobody sits here: zero everything."""
+        cdef Seat *seat = self.at(index)
+        memset(seat, 0, sizeof(Seat))
+        seat.slot = -1
+        seat.running = -1
+
+    def ping(self, int index):
+        """Wake the loop of this seat. It answers by setting `turns` to `pokes`."""
+        self.poke(index)
+
+    def ask(self, int helper, int slot):
+        """Have the worker at seat `helper` take what waits at the listeners of `slot` now, once."""
+        if not 0 <= slot < SLOTS_MAX:
+            raise IndexError(slot)
+        self.want(helper, slot)
+
+    def adopt(self, int helper, int slot):
+        """Have the worker at seat `helper` accept from the listeners of `slot` as well, until drop()."""
+        if not 0 <= slot < SLOTS_MAX:
+            raise IndexError(slot)
+        fs_or(&self.at(helper).adopted[slot >> 6], <uint64_t>1 << (slot & 63))
+        self.want(helper, slot)
+
+    def drop(self, int helper, int slot):
+        """End adopt()."""
+        if not 0 <= slot < SLOTS_MAX:
+            raise IndexError(slot)
+        fs_and(&self.at(helper).adopted[slot >> 6], ~(<uint64_t>1 << (slot & 63)))
+        self.poke(helper)
+
+    def close(self):
+        """Close the descriptors. The memory goes when the last process that has it mapped ends."""
+        wakers, self._wakers = self._wakers, []
+        for fd in {fd for ends in wakers for fd in ends}:
+            os.close(fd)
+
+
+cdef class SeatView:
+    """One seat of a Board, for Python: its figures as attributes (times in ns of the monotonic clock)."""
+    cdef Board board
+    cdef Seat *seat
+    cdef readonly int index
+
+    @staticmethod
+    cdef SeatView of(Board board, int index):
+        cdef SeatView view = SeatView.__new__(SeatView)
+        view.seat = board.at(index)
+        view.board = board
+        view.index = index
+        return view
+
+    def __repr__(self):
+        state = ("empty", "booting", "ready", "retiring", "dead")[self.seat.state]
+        return f"<Seat {self.index} {state} pid={self.seat.pid} slot={self.seat.slot} connections={self.seat.connections}>"
+
+    @property
+    def pid(self):
+        return self.seat.pid
+
+    @pid.setter
+    def pid(self, int value):
+        self.seat.pid = value
+
+    @property
+    def slot(self):
+        """Index of the listeners it accepts from by right; -1: none."""
+        return self.seat.slot
+
+    @slot.setter
+    def slot(self, int value):
+        self.seat.slot = value
+
+    @property
+    def state(self):
+        """EMPTY, BOOTING, READY, RETIRING or DEAD."""
+        return self.seat.state
+
+    @state.setter
+    def state(self, unsigned value):
+        if value == READY and self.seat.ready_ns == 0:
+            self.seat.ready_ns = time.monotonic_ns()
+        self.seat.state = value
+
+    @property
+    def generation(self):
+        return self.seat.generation
+
+    @generation.setter
+    def generation(self, unsigned value):
+        self.seat.generation = value
+
+    @property
+    def started_ns(self):
+        return self.seat.started_ns
+
+    @started_ns.setter
+    def started_ns(self, int64_t value):
+        self.seat.started_ns = value
+
+    @property
+    def ready_ns(self):
+        return self.seat.ready_ns
+
+    @property
+    def pokes(self):
+        """Times its loop was woken from outside."""
+        return self.seat.pokes
+
+    @property
+    def turns(self):
+        """`pokes` as last seen by its loop."""
+        return self.seat.turns
+
+    @property
+    def answers(self):
+        """Has its loop answered the last ping?"""
+        return self.seat.turns == self.seat.pokes
+
+    @property
+    def poked_ns(self):
+        """When it was woken and has not answered since; meaningful while not `answers`."""
+        return self.seat.poked_ns
+
+    @property
+    def turned_ns(self):
+        """When its loop last answered a ping."""
+        return self.seat.turned_ns
+
+    @property
+    def responsive(self):
+        """READY, and its loop at hand: it answers within 5 ms and is not longer than that in one callback."""
+        return self.board.responsive(self.seat, time.monotonic_ns())
+
+    @property
+    def busy_since_ns(self):
+        """Since when it runs the callback that it runs now; 0 between callbacks."""
+        return self.seat.busy_since_ns
+
+    @property
+    def connections(self):
+        return self.seat.connections
+
+    @property
+    def active(self):
+        """Requests in flight."""
+        return self.seat.active
+
+    @property
+    def accepts(self):
+        """Connections accepted from its own slot's listeners."""
+        return self.seat.accepts
+
+    @property
+    def accepts_of_others(self):
+        """Connections accepted for a sibling that could not take them."""
+        return self.seat.accepts_of_others
+
+    @property
+    def accept_errors(self):
+        return self.seat.accept_errors
+
+    @property
+    def served(self):
+        """Exchanges ended."""
+        return self.seat.served
+
+    @property
+    def by_class(self):
+        """Of these, by the first digit of the status; at 0 those that ended without one."""
+        return tuple([self.seat.by_class[i] for i in range(6)])
+
+    @property
+    def refused(self):
+        """Of these, faults of the peer and deadlines: answered before a handler saw them."""
+        return self.seat.refused
+
+    @property
+    def cut(self):
+        """Connections that we closed under a request."""
+        return self.seat.cut
+
+    @property
+    def bytes_in(self):
+        return self.seat.bytes_in
+
+    @property
+    def bytes_out(self):
+        return self.seat.bytes_out
+
+    @property
+    def latency(self):
+        """Exchanges by duration from complete head to last byte handed over: counts per bucket (LATENCY_BOUNDS, and above)."""
+        return tuple([self.seat.latency[i] for i in range(LATENCY_BUCKETS)])
+
+    @property
+    def latency_ns(self):
+        """The sum of these durations."""
+        return self.seat.latency_ns
+
+    def doing(self):
+        """What its loop runs now: ("GET /path", seconds), ("", seconds) if that is no request, or None between callbacks."""
+        cdef int64_t since = self.seat.busy_since_ns
+        cdef int running = self.seat.running
+        if since == 0:
+            return None
+        text = _text(&self.seat.flights[running]) if 0 <= running < FLIGHTS_MAX else ""
+        return text, max(0, time.monotonic_ns() - since) / 1e9
+
+    def requests(self):
+        """Requests in flight: a list of ("GET /path", seconds since the head was complete), oldest first."""
+        cdef int i
+        cdef int64_t since
+        found = []
+        now = time.monotonic_ns()
+        for i in range(FLIGHTS_MAX):
+            since = self.seat.flights[i].since_ns
+            if since != 0:
+                found.append((_text(&self.seat.flights[i]), max(0, now - since) / 1e9))
+        found.sort(key=lambda entry: -entry[1])
+        return found
+
+
+cdef str _text(Flight *flight):
+    cdef int length = min(flight.length, FLIGHT_TEXT)
+    return bytes(flight.text[:length]).decode("ascii", "backslashreplace")
