@@ -63,14 +63,26 @@ fs_error fs_response_field(fs_out *out, const uint8_t *name, size_t name_len, co
   return FS_E_NONE;
 }
 
+/* Fills the end of `text` with the digits of `n`; returns where they start. */
+static size_t decimal(uint64_t n, uint8_t text[20]) {
+  size_t start = 20;
+  do {
+    text[--start] = (uint8_t)('0' + n % 10);
+    n /= 10;
+  } while (n > 0);
+  return start;
+}
+
+fs_error fs_response_number(fs_out *out, uint64_t n) {
+  uint8_t digits[20];
+  size_t start = decimal(n, digits);
+  return fs_response_raw(out, digits + start, sizeof digits - start);
+}
+
 /* RFC 9110 8.6: Content-Length = 1*DIGIT */
 fs_error fs_response_content_length(fs_out *out, uint64_t n) {
   uint8_t digits[20];
-  size_t start = sizeof digits;
-  do {
-    digits[--start] = (uint8_t)('0' + n % 10);
-    n /= 10;
-  } while (n > 0);
+  size_t start = decimal(n, digits);
   size_t count = sizeof digits - start;
   if (!fits(out, 16, count, 2)) return FS_E_NO_SPACE;
   put(out, "content-length: ", 16);

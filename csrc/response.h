@@ -27,6 +27,9 @@ fs_error fs_response_field(fs_out *out, const uint8_t *name, size_t name_len, co
 /* "content-length: N\r\n". Room: 38 bytes. */
 fs_error fs_response_content_length(fs_out *out, uint64_t n);
 
+/* "N", decimal. Room: 20 bytes. */
+fs_error fs_response_number(fs_out *out, uint64_t n);
+
 /* Text that needs no check: constant lines, the cached Date line, the empty line, a body. */
 fs_error fs_response_raw(fs_out *out, const void *text, size_t len);
 

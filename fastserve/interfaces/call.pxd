@@ -15,9 +15,11 @@ cdef class HandlerCall(Call):
     cdef bint cancel_on_disconnect
     cdef bint started_task     # the task is a real one now
     cdef bint finished
+    cdef bint pooled           # the wing asks reusable() after run(): the blank task is kept until then
 
     # Step `coro` now, in a fresh context, with current_task() working inside.
     cdef int run(self, object coro) except -1
+    cdef bint reusable(self)
     # The coroutine returned / raised. Answer the exchange and return None, or return another coroutine: it goes on in the
     # same task and context (streaming a body, asynchronous error handlers). An exception from here answers 500.
     cdef object returned(self, object value)

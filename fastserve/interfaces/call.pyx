@@ -19,6 +19,7 @@ import logging
 from asyncio import CancelledError, Task, tasks
 
 from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
+from cpython.dict cimport PyDict_DelItem, PyDict_SetItem
 from cpython.ref cimport PyObject
 
 from libc.stdint cimport int64_t
@@ -37,8 +38,16 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     static inline PyObject *fs_take(PyObject *object) { return object; }
+    static inline int fs_pristine(PyObject *task) {
+      Py_ssize_t weak = Py_TYPE(task)->tp_weaklistoffset;
+      PyObject **dict = _PyObject_GetDictPtr(task);
+      if (Py_REFCNT(task) != 1 || (dict != NULL && *dict != NULL)) return 0;
+      return weak == 0 || *(PyObject **)((char *)task + weak) == NULL;
+    }
     """
     object fs_take(PyObject *object)   # a new reference that is given to us
+
+    int fs_pristine(object task)       # nobody else holds it, points at it weakly, or has put an attribute on it
 
 cdef object _enter_task = tasks._enter_task
 cdef object _leave_task = tasks._leave_task
@@ -125,6 +134,28 @@ for _name in ("_callbacks", "_coro", "_exception", "_loop", "_result", "_state")
 cdef object _new_task = Task.__new__
 
 
+cdef dict _tasks_by_loop():
+    # Up to 3.13 the current tasks are a dict by loop, which costs less to write than a call does. It is private: believed only if
+    # it is seen to work.
+    class Probe:
+        pass
+
+    found = getattr(tasks, "_current_tasks", None)
+    loop, task = Probe(), Probe()
+    if type(found) is not dict:
+        return None
+    try:
+        _enter_task(loop, task)
+        works = found.get(loop) is task
+        _leave_task(loop, task)
+        return found if works and loop not in found else None
+    except Exception:
+        return None
+
+
+cdef dict _current_tasks = _tasks_by_loop()
+
+
 cdef inline Seat *_enter(Exchange exchange, int64_t *before) noexcept:
     # For whoever watches from outside: the loop runs this request now.
     cdef Seat *seat
@@ -153,31 +184,57 @@ cdef class HandlerCall(Call):
         raise NotImplementedError
 
     cdef int run(self, object coro) except -1:
-        cdef object task = _new_task(HandlerTask)
+        cdef object task = self.task
         cdef object other = None
         cdef object yielded
         cdef bint suspended = False
-        task._call = self
+        if task is None:
+            task = self.task = _new_task(HandlerTask)
+            task._call = self
         self.coro = coro
-        self.task = task
         self.context = PyContext_Copy(self.base_context)
-        try:
-            _enter_task(self.loop, task)
-        except RuntimeError:
-            # A handler ended in its own task, and this is the next request of its connection.
-            other = _current_task(self.loop)
-            _leave_task(self.loop, other)
-            _enter_task(self.loop, task)
+        if _current_tasks is not None and not _current_tasks:
+            PyDict_SetItem(_current_tasks, self.loop, task)
+        else:
+            try:
+                _enter_task(self.loop, task)
+            except RuntimeError:
+                # A handler ended in its own task, and this is the next request of its connection.
+                other = _current_task(self.loop)
+                _leave_task(self.loop, other)
+                _enter_task(self.loop, task)
         try:
             yielded = self._step(None, None, &suspended)
         finally:
-            _leave_task(self.loop, task)
+            if _current_tasks is not None:
+                PyDict_DelItem(_current_tasks, self.loop)
+            else:
+                _leave_task(self.loop, task)
             if other is not None:
                 _enter_task(self.loop, other)
         if suspended:
             self.yielded = yielded
             self.start_task(task)
         return 0
+
+    cdef bint reusable(self):
+        """After run(): may this call, with its blank task, serve another request? False: they have let go of each other.
+
+        Only if nobody kept the task, made it real, points at it weakly (a WeakKeyDictionary by task holds what was said of the
+        request before) or set an attribute on it.
+        """
+        cdef object task = self.task
+        if task is None:
+            return False
+        self.task = None
+        if self.started_task or not self.finished or not fs_pristine(task):
+            if self.started_task:
+                self.task = task  # it is asyncio's now, and asks us
+            return False
+        self.task = task
+        self.context = None
+        self.finished = False
+        return True
 
     cdef int start_task(self, object task) except -1:
         if not self.started_task:
@@ -246,7 +303,7 @@ cdef class HandlerCall(Call):
         cdef Exchange exchange = self.exchange
         self.finished = True
         self.exchange = None
-        if not self.started_task:
+        if not self.started_task and not self.pooled:
             self.task = None  # a blank one ends here; whoever kept it can still ask it, through its own reference to us
         if exchange is not None and not exchange.ended:
             # Whoever ends without an answer has none to give.

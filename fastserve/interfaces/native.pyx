@@ -28,6 +28,7 @@ from libc.stdint cimport uint8_t
 from fastserve.interfaces.call cimport HandlerCall
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object thing)
     bint PyCoro_CheckExact(object coro)   # a coroutine of an `async def`: without the Python call that inspect costs
 
 from fastserve.protocol.core cimport (
@@ -78,6 +79,7 @@ cdef dict METHOD_IDS = {
 
 cdef object END = object()   # of an iterator
 cdef enum:
+    SPARE_MAX = 64           # calls kept for the next requests
     INLINE_TURN = 32         # pieces of an iterator that runs on the loop, before others get their turn
 
 
@@ -480,6 +482,7 @@ cdef class NativeHandler(Handler):
     cdef tuple _middleware, _before, _after
     cdef bint _chained              # there are middleware or hooks
     cdef dict _exception_handlers
+    cdef list _spare                # NativeCalls with their blank tasks, ready for another request
     cdef object __weakref__
 
     def __init__(self, app, *, threads=None, state=None):
@@ -488,6 +491,7 @@ cdef class NativeHandler(Handler):
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._threads = threads if threads is not None else min(32, (os.cpu_count() or 1) + 4)
+        self._spare = []
         self._compile()
         app._compiled.add(self)
 
@@ -497,6 +501,7 @@ cdef class NativeHandler(Handler):
 
     def close(self):
         """Join the threads of the pool; calls that have not begun are dropped."""
+        self._spare.clear()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -560,8 +565,12 @@ cdef class NativeHandler(Handler):
     # --- station 5: handle ---
 
     cdef int handle(self, Exchange exchange) except -1:
-        cdef NativeCall call = NativeCall.__new__(NativeCall)
+        cdef NativeCall call
         cdef object found
+        if self._spare:
+            call = self._spare.pop()
+        else:
+            call = NativeCall.__new__(NativeCall)
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
             # The transport's context, which is the one the server was started in.
@@ -572,8 +581,10 @@ cdef class NativeHandler(Handler):
             found = self._find(exchange, call)
         except Exception:
             logger.exception("the routes of %r cannot be used", self.app)
+            self._spare.append(call)
             return exchange.fail(500)
         if type(found) is Refusal and not self._chained and not self._exception_handlers:
+            self._spare.append(call)
             return _refuse(exchange, <Refusal>found)
         call.wing = self
         call.exchange = exchange
@@ -587,7 +598,16 @@ cdef class NativeHandler(Handler):
             call.refusal = <Refusal>found
             call.cancel_on_disconnect = True
         exchange.call = call
+        call.pooled = True
         call.start()
+        call.pooled = False
+        if call.finished and call.reusable() and Py_REFCNT(call) == 2 and len(self._spare) < SPARE_MAX:
+            # Most calls end here, and nobody has seen their task: it serves the next one. (2: ours, and the task's.)
+            call.reset()
+            self._spare.append(call)
+            return 0
+        if not call.started_task:
+            call.task = None  # leave no circle behind
         if not call.finished and not exchange.ended and exchange._request is None:
             # It goes on after the bytes of the head are gone; exception handlers and the log want to know whose it was.
             exchange.keep_head()
@@ -722,6 +742,14 @@ cdef class NativeCall(HandlerCall):
     cdef unsigned status       # of answers that name none
     cdef bint recovering       # an exception handler is at work
     cdef bint over             # answered: what is still to come is only the end of a coroutine
+
+    cdef int reset(self) except -1:
+        self.endpoint = None
+        self.refusal = None
+        self.values = None
+        self.body = None
+        self.recovering = self.over = False
+        return 0
 
     cdef Request request(self):
         cdef Request request

@@ -19,6 +19,9 @@ cdef class Channel(Stream):
         length[0] = 0
         return NULL
 
+    cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept:
+        return NULL
+
     cdef bint closing(self):
         return False
 

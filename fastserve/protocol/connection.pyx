@@ -474,6 +474,9 @@ cdef class Connection(Channel):
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
         return self.service.common_lines(length)
 
+    cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept:
+        return self.service.simple_head(status, content_type, length)
+
     cdef bint closing(self):
         return self._retiring or self.service.stopping
 

@@ -158,6 +158,7 @@ cdef extern from "response.h" nogil:
     fs_error fs_response_status_line(fs_out *out, unsigned status, const uint8_t *reason, size_t reason_len)
     fs_error fs_response_field(fs_out *out, const uint8_t *name, size_t name_len, const uint8_t *value, size_t value_len)
     fs_error fs_response_content_length(fs_out *out, uint64_t n)
+    fs_error fs_response_number(fs_out *out, uint64_t n)
     fs_error fs_response_raw(fs_out *out, const void *text, size_t len)
     fs_error fs_response_chunk(fs_out *out, const void *data, size_t len)
     fs_error fs_response_chunk_head(fs_out *out, size_t len)

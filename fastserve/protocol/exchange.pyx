@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from fastserve.protocol.core cimport (
     FS_E_NONE, FS_E_RESPONSE_FRAMING, FS_E_RESPONSE_TOO_LONG, FS_E_RESPONSE_TOO_SHORT,
     FS_FRAME_CHUNKED, FS_FRAME_LENGTH, fs_conn_send_1xx, fs_conn_send_body, fs_conn_send_end, fs_conn_send_head,
-    fs_error, fs_error_info, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field,
+    fs_error, fs_error_info, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field, fs_response_number,
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal,
 )
 from fastserve.protocol.timers cimport precise_now
@@ -330,6 +330,8 @@ cdef class Exchange:
         cdef fs_out *out
         cdef Py_ssize_t length
         cdef int error
+        cdef const uint8_t *head = NULL
+        cdef size_t head_length = 0
         self._check_open()
         self._check_start(status)
         if not PyBytes_CheckExact(body):
@@ -340,8 +342,15 @@ cdef class Exchange:
         if error != FS_E_NONE:
             raise LocalProtocolError((<bytes>fs_error_info(<fs_error>error).text).decode() + f": {status}")
         out = self.channel.out(HEAD_ROOM + PyBytes_GET_SIZE(content_type) + (length if length <= COPY_MAX else 0))
-        fs_response_status_line(out, status, NULL, 0)
-        self._write_framing_with_type(out, content_type)
+        if self.plan.frame == FS_FRAME_LENGTH and not self.plan.close and not self.plan.say_keep_alive:
+            head = self.channel.simple_head(status, content_type, &head_length)
+        if head != NULL:
+            fs_response_raw(out, head, head_length)
+            fs_response_number(out, self.plan.content_length)
+            fs_response_raw(out, <const char *>b"\r\n\r\n", 4)
+        else:
+            fs_response_status_line(out, status, NULL, 0)
+            self._write_framing_with_type(out, content_type)
         self._head_written(status)
         if self.plan.body and length != 0:
             fs_conn_send_body(&self.channel.conn, length)

@@ -20,6 +20,14 @@ cdef enum Deadline:
     RETIRE_DEADLINE
 
 
+cdef struct SimpleHead:
+    void *content_type      # the bytes object, by identity; kept alive in Service._kept_types
+    unsigned status
+    int64_t second          # of the date in it
+    size_t length
+    uint8_t text[320]
+
+
 cdef class Service(Host):
     cdef readonly object loop
     cdef Handler handler
@@ -53,7 +61,11 @@ cdef class Service(Host):
     cdef int64_t _second
     cdef bytes _server_line
 
+    cdef SimpleHead _simple[8]
+    cdef list _kept_types
+
     cdef const uint8_t *common_lines(self, size_t *length) noexcept
+    cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept
     cdef int enter(self, object connection) except -1
     cdef int leave(self, object connection) except -1
     cdef int take_off(self, const uint8_t *data, fs_request_head *head, int64_t now) noexcept   # a flight, or -1

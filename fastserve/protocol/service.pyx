@@ -9,7 +9,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from fastserve.protocol.board cimport FLIGHTS_MAX, FLIGHT_TEXT, Flight
-from fastserve.protocol.core cimport FS_DATE_LEN, fs_date_format
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from fastserve.protocol.core cimport (
+    FS_DATE_LEN, FS_E_NONE, fs_date_format, fs_response_raw, fs_response_status_line,
+)
 from fastserve.protocol.wire cimport Stream, Wire
 
 import asyncio
@@ -70,6 +74,7 @@ cdef class Service(Host):
         for index in range(FLIGHTS_MAX):
             self._free_flights[index] = FLIGHTS_MAX - 1 - index
         self._free_count = FLIGHTS_MAX if board is not None else 0
+        self._kept_types = [None] * 8
         self._connections = set()
         self._waiters = []
         self._servers = []
@@ -111,6 +116,35 @@ cdef class Service(Host):
             self._common_len = self._date_line_len + len(self._server_line)
         length[0] = self._common_len
         return self._common
+
+    cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept:
+        # The commonest heads are made once a second. `content_type` objects are few and live long: constants of the wings.
+        cdef unsigned place = (<size_t><void *>content_type >> 5 ^ status) & 7
+        cdef SimpleHead *entry = &self._simple[place]
+        cdef const uint8_t *common
+        cdef size_t common_length = 0
+        cdef fs_out out
+        common = self.common_lines(&common_length)
+        if entry.content_type != <void *>content_type or entry.status != status or entry.second != self._second:
+            if PyBytes_GET_SIZE(content_type) + common_length + 128 > sizeof(entry.text):
+                return NULL
+            out.data = entry.text
+            out.len = 0
+            out.cap = sizeof(entry.text)
+            if fs_response_status_line(&out, status, NULL, 0) != FS_E_NONE:
+                return NULL
+            fs_response_raw(&out, <const char *>b"content-type: ", 14)
+            fs_response_raw(&out, PyBytes_AS_STRING(content_type), PyBytes_GET_SIZE(content_type))
+            fs_response_raw(&out, <const char *>b"\r\n", 2)
+            fs_response_raw(&out, common, common_length)
+            fs_response_raw(&out, <const char *>b"content-length: ", 16)
+            self._kept_types[place] = content_type
+            entry.content_type = <void *>content_type
+            entry.status = status
+            entry.second = self._second
+            entry.length = out.len
+        length[0] = entry.length
+        return entry.text
 
     def connect(self):
         """A new Connection: the protocol factory for loop.create_server() and its siblings."""

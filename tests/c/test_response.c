@@ -9,7 +9,7 @@
 
 /* --- one call, as data, so that every call can be made at every capacity --- */
 
-typedef enum { STATUS_LINE, FIELD, CONTENT_LENGTH, RAW, CHUNK, CHUNK_HEAD } kind;
+typedef enum { STATUS_LINE, FIELD, CONTENT_LENGTH, NUMBER, RAW, CHUNK, CHUNK_HEAD } kind;
 
 typedef struct {
   kind kind;
@@ -27,6 +27,7 @@ static fs_error make(fs_out *out, const call *c) {
     case STATUS_LINE: return fs_response_status_line(out, (unsigned)c->number, text, length(c->text));
     case FIELD: return fs_response_field(out, name, length(c->name), text, length(c->text));
     case CONTENT_LENGTH: return fs_response_content_length(out, c->number);
+    case NUMBER: return fs_response_number(out, c->number);
     case RAW: return fs_response_raw(out, text, length(c->text));
     case CHUNK: return fs_response_chunk(out, text, length(c->text));
     default: return fs_response_chunk_head(out, (size_t)c->number);
@@ -116,6 +117,8 @@ static void lengths_and_chunks(void) {
     {CONTENT_LENGTH, 10, NULL, NULL, FS_E_NONE, "content-length: 10\r\n"},
     {CONTENT_LENGTH, 1234567890, NULL, NULL, FS_E_NONE, "content-length: 1234567890\r\n"},
     {CONTENT_LENGTH, UINT64_MAX, NULL, NULL, FS_E_NONE, "content-length: 18446744073709551615\r\n"},
+    {NUMBER, 0, NULL, NULL, FS_E_NONE, "0"},
+    {NUMBER, UINT64_MAX, NULL, NULL, FS_E_NONE, "18446744073709551615"},
     {RAW, 0, NULL, "any\r\nthing", FS_E_NONE, "any\r\nthing"},
     {RAW, 0, NULL, NULL, FS_E_NONE, ""},
     {RAW, 0, NULL, FS_LAST_CHUNK, FS_E_NONE, "0\r\n\r\n"},
