@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from fastserve.process.loops import new_loop
 from fastserve.process.server import Server
-from fastserve.process.worker import new_loop
 
 __all__ = ["live_server"]
 
@@ -30,7 +30,7 @@ def live_server(app: Any, **options: Any) -> Iterator[str]:
     if not {"host", "port", "bind", "uds"} & options.keys():
         options["port"] = 0
     options.setdefault("timeout_graceful_shutdown", 5.0)
-    name = options.get("loop", "uvloop")
+    name = options.get("loop", "auto")
     server = Server(app, **options)
     loop = new_loop(name)
     stop = asyncio.Event()

@@ -169,9 +169,9 @@ def test_limits_has_every_limit_and_every_flag_with_its_default() -> None:
 
 
 def test_flags_in_the_documentation_exist() -> None:
-    from fastserve.cli import make_parser
+    from fastserve.process.arguments import help_text
 
-    known = set(make_parser().format_help().replace(",", " ").split())
+    known = set(help_text().replace(",", " ").split())
     others = {"--check", "--python", "--limit-rate", "--loop"}
     for page in (DOCS / "behaviour.md", DOCS / "signals.md", DOCS / "limits.md", DOCS / "follow-one-request.md"):
         for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8"))) - others:

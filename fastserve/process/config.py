@@ -1,7 +1,8 @@
 """Config: the only place where options are named, defaulted and checked; addresses as parsed values.
 
-Room: floor 3. Called by: cli.py (flags and help are made from OPTIONS), run.py, server.py, whoever needs a number.
-Calls: errors.py. Nothing below this floor ever sees a Config: the data plane is handed the numbers of `limits()`.
+Room: floor 3. Called by: sources.py (which reads flags, environment and files by OPTIONS), run.py, server.py, whoever
+needs a number. Calls: values.py (text to value), cpus.py, envfile.py, errors.py. Nothing below this floor ever sees a
+Config: the data plane is handed the numbers of `limits()`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,26 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from fastserve.errors import ConfigError
+from fastserve.process import cpus, envfile, values
 
-__all__ = ["OPTIONS", "Address", "Config", "Option", "TcpAddress", "UnixAddress", "environment", "parse_bind"]
+__all__ = ["OPTIONS", "Address", "Config", "Option", "TcpAddress", "UnixAddress", "implied", "parse_bind"]
 
 HOST = "127.0.0.1"
 PORT = 8000
 UNIX_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103  # sun_path, less its closing NUL
 
-Kind = Literal["text", "texts", "whole", "seconds", "flag", "mode"]
+Kind = Literal["text", "texts", "whole", "workers", "seconds", "bytes", "flag", "mode", "object"]
+"""What an option is. "texts": several. "workers": a number or auto. "seconds" and "bytes": numbers, or text with units.
+"object": text that names it; in a program the thing itself."""
+
+LOOPS = ("auto", "asyncio", "uvloop")
+REFERENCE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")  # module:attribute
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+FIELD_VALUE = re.compile(r"[\t \x21-\x7e\x80-\xff]*")  # RFC 9110 section 5.5, with obs-text
+FIELDS_OF_OURS = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+"""Fields that frame a message or belong to one connection: no operator can know them for every response."""
 
 
 # ----------------------------------------------------------------------------------------------------- addresses
@@ -109,6 +122,8 @@ class Option:
     most: float | None = None
     choices: tuple[str, ...] = ()
     optional: bool = False  # None is a value
+    separator: str = ","  # of several texts in one environment variable
+    secret: bool = False  # its value is not printed
 
 
 def _option(default: Any, group: str, kind: Kind, help: str, *aliases: str, **more: Any) -> Any:
@@ -126,6 +141,7 @@ class Config:
 
     app: Any = field(repr=False)
 
+    # Options. A new one is one entry here: flag, variable, TOML key, help and reference are made from it.
     host: str | None = _option(None, "address", "text", f"address to listen on (default {HOST})", metavar="HOST")
     port: int | None = _option(
         None,
@@ -155,12 +171,55 @@ class Config:
     interface: str = _option(
         "auto", "application", "text", "how the application is called", choices=("auto", "native", "asgi", "wsgi")
     )
+    env_file: str | None = _option(
+        None,
+        "application",
+        "text",
+        "file of NAME=value for the application; does not override the environment",
+        metavar="FILE",
+    )
+    hooks: Any = _option(  # noqa: RUF009
+        None,
+        "application",
+        "object",
+        "object whose functions are called when the server is ready, forks, ends",
+        metavar="MODULE:OBJECT",
+    )
 
-    workers: int = _option(1, "processes", "whole", "number of worker processes", "-w", metavar="N", least=1, most=1024)
+    workers: int = _option(
+        1,
+        "processes",
+        "workers",
+        "number of worker processes; auto: as many as CPUs may be used",
+        "-w",
+        metavar="N|auto",
+        least=1,
+        most=1024,
+    )
     threads: int = _option(
         40, "processes", "whole", "threads for handlers that are plain functions", metavar="N", least=1, most=4096
     )
-    loop: str = _option("uvloop", "processes", "text", "event loop", choices=("uvloop", "asyncio"))
+    loop: str = _option(
+        "auto", "processes", "text", "event loop: auto, asyncio, uvloop or MODULE:FACTORY", metavar="LOOP"
+    )
+    pid: str | None = _option(
+        None, "processes", "text", "file for the process id, removed at the end", "-p", metavar="FILE"
+    )
+
+    reload: bool = _option(False, "development", "flag", "replace the worker when a file changes")
+    reload_dir: tuple[str, ...] = _option(
+        (), "development", "texts", "folder to watch (default: this one); may be repeated", metavar="DIR"
+    )
+    reload_include: tuple[str, ...] = _option(
+        (), "development", "texts", "pattern of files to watch, beside *.py; may be repeated", metavar="GLOB"
+    )
+    reload_exclude: tuple[str, ...] = _option(
+        (), "development", "texts", "pattern of files to leave out; may be repeated", metavar="GLOB"
+    )
+    reload_delay: float = _option(
+        0.25, "development", "seconds", "from a change to the reload, for the changes that follow it", metavar="S"
+    )
+    dev: bool = _option(False, "development", "flag", "as fastserve dev: reload, and a debugging log")
 
     log_level: str = _option(
         "info",
@@ -169,8 +228,21 @@ class Config:
         "least that is told on stderr",
         choices=("critical", "error", "warning", "info", "debug"),
     )
+    log_config: Any = _option(  # noqa: RUF009
+        None, "output", "object", "file for Python's logging: .json, .yaml, .toml or ini", metavar="FILE"
+    )
+    use_colors: bool | None = _option(None, "output", "flag", "colour on stderr (default: on a terminal)")
     access_log: bool = _option(True, "output", "flag", "one line per request on stdout")
     server_header: bool = _option(True, "output", "flag", "send the Server field")
+    date_header: bool = _option(True, "output", "flag", "send the Date field")
+    header: tuple[str, ...] = _option(
+        (),
+        "output",
+        "texts",
+        "field of every response that does not set it itself; may be repeated",
+        metavar="NAME:VALUE",
+        separator="\n",
+    )
 
     timeout_header: float = _option(
         15.0, "timeouts", "seconds", "for a whole request head, also for a client that says nothing", metavar="S"
@@ -196,31 +268,49 @@ class Config:
         metavar="S",
     )
 
-    limit_request_line: int = _option(8192, "limits", "whole", "bytes of a request line", metavar="BYTES", least=64)
+    limit_request_line: int = _option(8192, "limits", "bytes", "bytes of a request line", metavar="BYTES", least=64)
     limit_request_head: int = _option(
-        65536, "limits", "whole", "bytes of a request head", metavar="BYTES", least=128, most=2**30
+        65536, "limits", "bytes", "bytes of a request head", metavar="BYTES", least=128, most=2**30
     )
     limit_request_fields: int = _option(
         100, "limits", "whole", "fields of a request head", metavar="N", least=1, most=65535
     )
     limit_request_body: int | None = _option(
-        None, "limits", "whole", "bytes of a request body (default: no limit)", metavar="BYTES", least=0, most=2**63 - 1
+        None, "limits", "bytes", "bytes of a request body (default: no limit)", metavar="BYTES", least=0, most=2**63 - 1
     )
     half_close: bool = _option(False, "limits", "flag", "a client that has ended its side still gets its answer")
 
+    # Facts about the options, none of them an option.
     note: str = ""  # why an address is what it is, for the banner
+    workers_note: str = ""  # why there are so many workers, for the banner
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # option: where it came from
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)  # of env_file
+    arguments: tuple[str, ...] | None = field(default=None, repr=False, compare=False)  # of the command line; else None
     addresses: tuple[Address, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        if isinstance(self.bind, str):
-            set_(self, "bind", (self.bind,))
-        elif isinstance(self.bind, Iterable):
-            set_(self, "bind", tuple(self.bind))
         for name, option in OPTIONS.items():
-            set_(self, name, _checked(name, option, getattr(self, name)))
+            value = getattr(self, name)
+            if option.kind == "texts" and isinstance(value, Iterable):
+                value = (value,) if isinstance(value, str) else tuple(value)
+            if option.kind == "workers" and value == "auto":
+                value, why = cpus.available()
+                set_(self, "workers_note", f"auto: {why}")
+                value = min(value, int(option.most or value))
+            set_(self, name, _checked(name, option, value))
         if self.limit_request_line > self.limit_request_head:
             raise ConfigError("limit-request-line must not be above limit-request-head")
+        if self.loop not in LOOPS and not REFERENCE.fullmatch(self.loop):
+            raise ConfigError(f"loop must be one of {', '.join(LOOPS)}, or MODULE:FACTORY, not {self.loop!r}")
+        _ = self.response_fields
+        if self.env_file is not None and not self.variables:
+            set_(self, "variables", envfile.read(self.env_file))
+        if self.dev:
+            set_(self, "reload", True)
+        if self.reload and self.workers != 1:
+            set_(self, "workers", 1)
+            set_(self, "workers_note", "reload serves with one")
         set_(self, "addresses", self._addresses())
 
     def _addresses(self) -> tuple[Address, ...]:
@@ -247,7 +337,15 @@ class Config:
             if name not in OPTIONS:
                 close = difflib.get_close_matches(name, OPTIONS, 1)
                 raise ConfigError(f"unknown option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        return cls(app=app, **{**defaults, **options})
+        given = {**defaults, **options}
+        given |= {name: value for name, value, _ in implied(given)}
+        return cls(app=app, **given)
+
+    @staticmethod
+    def check(name: str, value: Any) -> None:
+        """Is it a value of this option? ConfigError, by the option's name, if not."""
+        if not (value == "auto" and OPTIONS[name].kind == "workers"):
+            _checked(name, OPTIONS[name], value)
 
     @classmethod
     def embedded(cls, app: Any, options: Mapping[str, Any]) -> Config:
@@ -256,6 +354,23 @@ class Config:
         if config.workers != 1:
             raise ConfigError("an embedded server is one process; fastserve.run(workers=N) starts several")
         return config
+
+    @property
+    def response_fields(self) -> list[tuple[bytes, bytes]]:
+        """`header`, split: names in lower case."""
+        found = []
+        for text in self.header:
+            name, colon, value = text.partition(":")
+            name = name.strip().lower()
+            if not colon or not TOKEN.fullmatch(name):
+                raise ConfigError(f"header must be NAME:VALUE, not {text!r}")
+            if not FIELD_VALUE.fullmatch(value):
+                raise ConfigError(f"header: the value of {name!r} has characters that no field may hold")
+            if name in FIELDS_OF_OURS:
+                hint = "; --no-date-header leaves it out" if name == "date" else ""
+                raise ConfigError(f"header: {name!r} is the server's own to send{hint}")
+            found.append((name.encode("ascii"), value.strip(" \t").encode("latin-1")))
+        return found
 
     def limits(self) -> dict[str, Any]:
         """The numbers of the data plane, by the names of protocol.Limits."""
@@ -275,6 +390,24 @@ class Config:
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Config) if "option" in f.metadata}
 
 
+IMPLIED: tuple[tuple[str, str, Any], ...] = (
+    ("dev", "reload", True),
+    ("dev", "log_level", "debug"),
+    ("reload", "timeout_graceful_shutdown", 5.0),  # whoever has just saved a file waits for it
+)
+"""A switch, and what it means for an option that nobody has set."""
+
+
+def implied(options: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """What switches among these options add to them: name, value, and why."""
+    found: dict[str, tuple[str, Any, str]] = {}
+    for switch, name, value in IMPLIED:
+        on = options.get(switch) is True or (switch in found and found[switch][1] is True)
+        if on and name not in options:
+            found[name] = (name, value, f"implied by --{switch.replace('_', '-')}")
+    return list(found.values())
+
+
 def _checked(name: str, option: Option, value: Any) -> Any:
     """The value in its right type, or a ConfigError that names the option as it is written on the command line."""
     label = name.replace("_", "-")
@@ -284,10 +417,15 @@ def _checked(name: str, option: Option, value: Any) -> Any:
         case "flag":
             if not isinstance(value, bool):
                 raise ConfigError(f"{label} must be true or false, not {value!r}")
-        case "whole" | "mode":
+        case "whole" | "mode" | "workers":
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"{label} must be a whole number, not {value!r}")
+        case "bytes":
+            value = _of_text(label, option, value)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{label} must be a number of bytes, not {value!r}")
         case "seconds":
+            value = _of_text(label, option, value)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
                 raise ConfigError(f"{label} must be seconds, 0 or more, not {value!r}")
             return float(value)
@@ -297,8 +435,12 @@ def _checked(name: str, option: Option, value: Any) -> Any:
             if not isinstance(value, str):
                 raise ConfigError(f"{label} must be text, not {value!r}")
         case "texts":
-            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            if not isinstance(value, tuple) or not all(isinstance(item, (str, os.PathLike)) for item in value):
                 raise ConfigError(f"{label} must be text, or several texts, not {value!r}")
+            value = tuple(os.fspath(item) for item in value)
+        case "object":
+            if value == "":
+                raise ConfigError(f"{label} must not be empty")
     if option.choices and value not in option.choices:
         raise ConfigError(f"{label} must be one of {', '.join(option.choices)}, not {value!r}")
     if option.kind == "mode" and not 0 <= value <= 0o777:
@@ -309,28 +451,11 @@ def _checked(name: str, option: Option, value: Any) -> Any:
     return value
 
 
-# --------------------------------------------------------------------------------------------------- environment
-
-
-def environment(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Options the environment adds to those that were given: WEB_CONCURRENCY and PORT, as platforms set them.
-
-    PORT alone means every IPv4 interface, for it is set where the traffic comes from outside (as gunicorn does).
-    """
-    added: dict[str, Any] = {}
-    count = environ.get("WEB_CONCURRENCY", "").strip()
-    if count and "workers" not in options:
-        added["workers"] = _number("WEB_CONCURRENCY", count, 1, 1024)
-    port = environ.get("PORT", "").strip()
-    if port and not ({"port", "bind", "uds"} & options.keys()):
-        added["port"] = _number("PORT", port, 0, 65535)
-        added["note"] = "PORT is set"
-        if "host" not in options:
-            added["host"] = "0.0.0.0"
-    return added
-
-
-def _number(name: str, text: str, least: int, most: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-        raise ConfigError(f"the environment variable {name} must be {least} to {most}, not {text!r}")
-    return int(text)
+def _of_text(label: str, option: Option, value: Any) -> Any:
+    """Text of a unit-bearing kind as its number; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return values.CONVERTERS[option.kind](value)
+    except ValueError as error:
+        raise ConfigError(f"{label}: {error}") from None

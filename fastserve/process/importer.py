@@ -18,7 +18,7 @@ from typing import Any
 
 from fastserve.errors import ConfigError
 
-__all__ = ["ApplicationError", "add_app_dir", "load"]
+__all__ = ["ApplicationError", "add_app_dir", "load", "load_module"]
 
 USUAL_NAMES = ("app", "application")
 
@@ -59,6 +59,13 @@ def load(reference: Any, *, factory: bool = False, app_dir: str = ".") -> Any:
         app = reference
         label = getattr(reference, "__name__", type(reference).__name__)
     return _call(app, label) if factory else app
+
+
+def load_module(name: str, app_dir: str = ".") -> ModuleType:
+    """The module `name`, with the same errors as an application."""
+    add_app_dir(app_dir)
+    _check_reference(name, name, "", "")
+    return _import(name, name, app_dir)
 
 
 def add_app_dir(app_dir: str) -> None:

@@ -1,6 +1,7 @@
 """run: a whole server from a Config: alone or supervised, with its log and its banner.
 
-Room: floor 3. Called by: cli.py, programs (`fastserve.run`). Calls: worker, supervisor, server.
+Room: floor 3. Called by: cli.py, programs (`fastserve.run`). Calls: worker, supervisor, reload, server; logs, hooks,
+pidfile, envfile; interfaces (make_handler, to try an application without serving it).
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from importlib import metadata
-from typing import Any, TextIO
+from typing import Any
 
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
+from fastserve.interfaces import make_handler
+from fastserve.process import envfile
 from fastserve.process.config import Address, Config
-from fastserve.process.server import Server
+from fastserve.process.hooks import Hooks
+from fastserve.process.logs import configure_logging, load_log_config, painter
+from fastserve.process.loops import describe, load_factory
+from fastserve.process.pidfile import PidFile
+from fastserve.process.server import Server, load_application
 from fastserve.process.supervisor import Supervisor
 from fastserve.process.worker import run_alone
 
-__all__ = ["run", "serve"]
+__all__ = ["check", "run", "serve"]
 
 
 def run(app: Any, **options: Any) -> None:
@@ -43,55 +49,80 @@ def serve(config: Config) -> int:
         pass
     else:
         raise ConfigError("run() cannot be called in a running event loop; use fastserve.Server there")
-    configure_logging(config.log_level)
+    envfile.apply(config.variables)
+    configure_logging(config)
+    hooks = Hooks.of(config)
+
+    with PidFile(config.pid) as pid_file:
+        code = 1
+        try:
+            code = _serve(config, hooks, pid_file)
+        except ConfigError as error:
+            code = error.exit_code
+            raise
+        finally:
+            hooks.call("on_exit", code=code)
+    return code
+
+
+def _serve(config: Config, hooks: Hooks, pid_file: PidFile) -> int:
+    def ready(addresses: list[Address], interface: str, pids: list[int], note: str = "") -> None:
+        """Of a supervisor: every worker serves. `pids` is empty if this process is the worker."""
+        pid_file.write()
+        announce(config, addresses, interface, pids, note)
+        hooks.call("when_ready", addresses=addresses, pids=pids or [os.getpid()])
 
     def alone_ready(server: Server) -> None:
-        announce(config, server.addresses, server.interface, [])
+        hooks.call("worker_ready", slot=0, pid=os.getpid())
+        ready(server.addresses, server.interface, [])
 
-    def all_ready(addresses: list[Address], interface: str, pids: list[int]) -> None:
-        announce(config, addresses, interface, pids)
+    if config.reload:
+        from fastserve.process.reload import Reloader  # late: in production nobody needs it
 
-    if config.workers == 1:
-        return run_alone(config, alone_ready)
-    return Supervisor(config, all_ready).run()
-
-
-def configure_logging(level: str) -> None:
-    """Give the logger "fastserve" a handler on stderr, unless the program has set up logging of its own."""
-    logger = logging.getLogger("fastserve")
-    logger.setLevel(level.upper())
-    if logger.handlers or logging.getLogger().handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.propagate = False
+        return Reloader(config, hooks, ready).run()
+    if config.workers != 1:
+        return Supervisor(config, ready).run()
+    code = 1
+    try:
+        code = run_alone(config, alone_ready)
+    finally:
+        hooks.call("worker_exit", slot=0, pid=os.getpid(), code=code)
+    return code
 
 
-def announce(config: Config, addresses: Sequence[Address], interface: str, pids: Sequence[int]) -> None:
-    """The banner. It is written when requests are served, so that "ready" can be waited for."""
+def announce(config: Config, addresses: Sequence[Address], interface: str, pids: Sequence[int], note: str = "") -> None:
+    """The banner. It is written when requests are served, so that "ready" can be waited for. `note`: on its last line."""
     if logging.getLogger("fastserve").getEffectiveLevel() > logging.INFO:
         return
-    paint = _painter(sys.stderr)
+    paint = painter(sys.stderr, config.use_colors)
     name = config.app if isinstance(config.app, str) else f"an object of type {type(config.app).__name__}"
-    loop = "asyncio"
-    if config.loop == "uvloop":
-        loop = f"uvloop {metadata.version('uvloop')}"
-    note = f" ({config.note})" if config.note else ""
+    listening = f" ({config.note})" if config.note else ""
     workers = f"{len(pids)} (pids {' '.join(map(str, pids))})" if pids else "1 (this process)"
+    why = f" ({config.workers_note})" if config.workers_note else ""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     lines = [
-        f"{paint('1', 'fastserve')} {__version__}, {python}, {loop}",
+        f"{paint('1', 'fastserve')} {__version__}, {python}, {describe(config.loop)}",
         f"  application  {name} ({interface})",
-        f"  workers      {workers}, pid {os.getpid()}",
-        *(f"  listening    {paint('36', address.url)}{note}" for address in addresses),
+        f"  workers      {workers}, pid {os.getpid()}{why}",
+        *(f"  listening    {paint('36', address.url)}{listening}" for address in addresses),
+        *([f"  reload       {note}"] if note else []),
         f"  {paint('32', 'ready')}        stop with Ctrl-C",
     ]
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
 
 
-def _painter(stream: TextIO) -> Any:
-    """Colour only on a terminal, and not if NO_COLOR is set (no-color.org)."""
-    colour = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return lambda code, text: f"\x1b[{code}m{text}\x1b[0m" if colour else text
+def check(config: Config) -> str:
+    """Load all that a start would load, and open nothing. What is there, in one line; ConfigError if it would not start."""
+    envfile.apply(config.variables)
+    if config.log_config is not None:
+        load_log_config(config.log_config)
+    if ":" in config.loop:
+        load_factory(config.loop, config.app_dir)
+    Hooks.of(config)
+    PidFile(config.pid).check()
+    app, interface = load_application(config)
+    make_handler(app, interface, threads=config.threads).close()
+    name = config.app if isinstance(config.app, str) else type(config.app).__name__
+    workers = f"{config.workers} worker" + ("s" if config.workers != 1 else "")
+    return f"{name} ({interface}), {workers}, {' '.join(address.url for address in config.addresses)}"

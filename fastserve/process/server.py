@@ -20,6 +20,7 @@ from typing import Any
 from fastserve.errors import ConfigError
 from fastserve.interfaces import detect, make_handler
 from fastserve.interfaces.lifespan import Lifespan
+from fastserve.process import envfile
 from fastserve.process.config import Address, Config, TcpAddress
 from fastserve.process.importer import load, takes_nothing
 from fastserve.process.sockets import Listeners
@@ -35,7 +36,8 @@ LEAST = 0.25  # for a step that finds no time left
 
 
 def load_application(config: Config) -> tuple[Any, str]:
-    """The application and the interface it speaks, or a ConfigError in one line."""
+    """The application and the interface it speaks, or a ConfigError in one line. Its env file's variables are set."""
+    envfile.apply(config.variables)
     app = load(config.app, factory=config.factory, app_dir=config.app_dir)
     if config.interface != "auto":
         return app, config.interface

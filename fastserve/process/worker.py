@@ -28,6 +28,7 @@ from typing import Any
 from fastserve.errors import ConfigError
 from fastserve.process.config import Config
 from fastserve.process.importer import ApplicationError
+from fastserve.process.loops import new_loop
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 
@@ -82,15 +83,6 @@ def die_with(supervisor: int) -> None:
         os._exit(FORCED)
 
 
-def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    """A loop by name, without touching anybody's event loop policy."""
-    if name == "asyncio":
-        return asyncio.SelectorEventLoop()
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
 class Worker:
     """One serving process, from loading the application to its last connection."""
 
@@ -122,7 +114,7 @@ class Worker:
                     app, interface = load_application(self._config)
                 finally:
                     self._loading = False
-                loop = self._loop = new_loop(self._config.loop)
+                loop = self._loop = new_loop(self._config.loop, self._config.app_dir)
                 try:
                     return loop.run_until_complete(self._serve(app, interface))
                 finally:

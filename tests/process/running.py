@@ -46,7 +46,8 @@ class Running:
     """`python -m fastserve` with these arguments. stderr is read by a thread; `wait_for` waits for a line in it."""
 
     def __init__(self, *arguments: str, cwd: Path, command: list[str] | None = None, **environ: str) -> None:
-        clean = {k: v for k, v in os.environ.items() if k not in ("PORT", "WEB_CONCURRENCY", "NO_COLOR")}
+        ours = ("PORT", "WEB_CONCURRENCY", "NO_COLOR")
+        clean = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith("FASTSERVE_")}
         self.process = subprocess.Popen(
             [*(command or [sys.executable, "-m", "fastserve"]), *arguments],
             cwd=cwd,

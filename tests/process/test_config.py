@@ -1,4 +1,4 @@
-"""Config: addresses parsed, options checked with readable errors, the environment's two words."""
+"""Config: addresses parsed, options checked with readable errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import pytest
 
 from fastserve.errors import ConfigError
-from fastserve.process.config import OPTIONS, Config, TcpAddress, UnixAddress, environment, parse_bind
+from fastserve.process.config import OPTIONS, Config, TcpAddress, UnixAddress, parse_bind
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,18 @@ def test_addresses_of_options(options: dict[str, object], addresses: list[str]) 
         ({"bind": ["a:1", "a:1"]}, "a:1 is given twice"),
         ({"limit_request_line": 1000, "limit_request_head": 999}, "limit-request-line must not be above"),
         ({"limit_request_fields": 0}, "limit-request-fields must be 1 to 65535, not 0"),
+        ({"workers": "two"}, "workers must be a whole number, not 'two'"),
+        ({"timeout_body": "soon"}, "timeout-body: not a duration such as 30, 30s, 5m or 1h30m: 'soon'"),
+        ({"limit_request_body": "lots"}, "limit-request-body: not a size such as 65536, 64k, 10M or 1GiB: 'lots'"),
+        ({"limit_request_body": 1.5}, "limit-request-body must be a number of bytes, not 1.5"),
+        ({"loop": "twisted"}, "loop must be one of auto, asyncio, uvloop, or MODULE:FACTORY, not 'twisted'"),
+        ({"header": "X-A"}, "header must be NAME:VALUE, not 'X-A'"),
+        ({"header": "X A: 1"}, "header must be NAME:VALUE, not 'X A: 1'"),
+        ({"header": "X-A: 1\r\nX-B: 2"}, "header: the value of 'x-a' has characters that no field may hold"),
+        ({"header": "Content-Length: 1"}, "header: 'content-length' is the server's own to send"),
+        ({"header": "Date: now"}, "header: 'date' is the server's own to send; --no-date-header leaves it out"),
+        ({"env_file": "/no/such/file"}, "env-file: cannot read '/no/such/file': No such file or directory"),
+        ({"hooks": ""}, "hooks must not be empty"),
         ({"prot": 80}, "unknown option 'prot'; did you mean 'port'?"),
         ({"zzzz": 80}, "unknown option 'zzzz'"),
     ],
@@ -134,24 +146,27 @@ def test_limits_are_what_the_data_plane_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "environ", "added"),
+    ("options", "name", "value"),
     [
-        ({}, {}, {}),
-        ({}, {"WEB_CONCURRENCY": "3"}, {"workers": 3}),
-        ({"workers": 2}, {"WEB_CONCURRENCY": "3"}, {}),
-        ({}, {"WEB_CONCURRENCY": ""}, {}),
-        ({}, {"PORT": "5000"}, {"port": 5000, "host": "0.0.0.0", "note": "PORT is set"}),
-        ({"host": "::1"}, {"PORT": "5000"}, {"port": 5000, "note": "PORT is set"}),
-        ({"port": 1}, {"PORT": "5000"}, {}),
-        ({"bind": ["a:1"]}, {"PORT": "5000"}, {}),
-        ({"uds": "/a"}, {"PORT": "5000"}, {}),
+        ({"timeout_body": "1h30m"}, "timeout_body", 5400.0),
+        ({"timeout_body": 2}, "timeout_body", 2.0),
+        ({"limit_request_body": "10M"}, "limit_request_body", 10 * 2**20),
+        ({"limit_request_head": "64k"}, "limit_request_head", 65536),
+        ({"reload": True}, "timeout_graceful_shutdown", 5.0),
+        ({"reload": True, "timeout_graceful_shutdown": 9}, "timeout_graceful_shutdown", 9.0),
+        ({"dev": True}, "reload", True),
+        ({"dev": True}, "log_level", "debug"),
+        ({"reload": True, "workers": 3}, "workers", 1),
+        ({"use_colors": None}, "use_colors", None),
+        ({"loop": "a.b:c"}, "loop", "a.b:c"),
+        ({"header": ["X-A: 1", "x-b:2"]}, "response_fields", [(b"x-a", b"1"), (b"x-b", b"2")]),
     ],
 )
-def test_environment(options: dict[str, object], environ: dict[str, str], added: dict[str, object]) -> None:
-    assert environment(options, environ) == added
+def test_options_mean_what_they_say(options: dict[str, object], name: str, value: object) -> None:
+    assert getattr(Config.of("x:y", options), name) == value
 
 
-@pytest.mark.parametrize("environ", [{"PORT": "http"}, {"PORT": "70000"}, {"WEB_CONCURRENCY": "0"}, {"PORT": "٣"}])
-def test_environment_that_is_nonsense_is_refused_by_name(environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=f"environment variable {next(iter(environ))} must be"):
-        environment({}, environ)
+def test_workers_auto_is_a_number_with_a_reason() -> None:
+    config = Config.of("x:y", {"workers": "auto"})
+    assert 1 <= config.workers <= 1024 and config.workers_note.startswith("auto: ")
+    assert Config(app="x:y").workers_note == ""

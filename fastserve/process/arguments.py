@@ -1,0 +1,169 @@
+"""arguments: the command line: flags made from OPTIONS, a help that fits people, errors of one line.
+
+Room: floor 3. Called by: sources.py (parse), cli.py (help). Calls: config.py (OPTIONS), values.py, errors.py.
+What was not given stays out of the result: the other sources and Config's defaults come after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from fastserve._version import __version__
+from fastserve.errors import ConfigError
+from fastserve.process.config import OPTIONS, Config, Option
+from fastserve.process.values import CONVERTERS
+
+__all__ = ["default_text", "flags_of", "help_text", "make_parser", "parse"]
+
+USAGE_ERROR = 2
+USAGE = """\
+fastserve MODULE:APP [options]          serve an application over HTTP/1.1
+fastserve dev MODULE:APP [options]      serve it while you write it: reload, colours, everything told"""
+EPILOG = """\
+MODULE:APP names the application: "shop.web:app". A bare MODULE is tried for "app", then "application".
+Every option can also be FASTSERVE_NAME in the environment, or a key in fastserve.toml or [tool.fastserve] of
+pyproject.toml. WEB_CONCURRENCY sets the workers and PORT the port (on 0.0.0.0), as platforms do.
+Seconds may be written 500ms, 30s, 5m, 1h30m; bytes 64k, 10M, 1GiB (a k is 1024).
+Signals: TERM and INT (Ctrl-C) stop gracefully, a second one or QUIT at once."""
+WIDTH = 110
+COLUMN = 36  # where the explanations begin
+
+OTHERS: tuple[tuple[str, str, str], ...] = (
+    ("--config", "FILE", "read options from this TOML file (default: fastserve.toml, or pyproject.toml)"),
+    ("--check-config", "", "check options and application, say ok or what is wrong, and end"),
+    ("--print-config", "", "print every option with its value and where that came from, and end"),
+    ("--version", "", "print the version and end"),
+    ("-h, --help", "", "print this help and end"),
+)
+"""What is no option of a server: flag, metavar, explanation."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line, suggestions, and our own help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "), exit_code=USAGE_ERROR)
+
+    def format_help(self) -> str:
+        return help_text()
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestion(unknown)}")
+        return found
+
+    def _suggestion(self, unknown: Sequence[str]) -> str:
+        for word in unknown:
+            if word.startswith("--"):
+                close = difflib.get_close_matches(word.partition("=")[0], list(self._option_string_actions), 1)
+                return f"; did you mean {close[0]}?" if close else " (see fastserve --help)"
+        return ""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="fastserve", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("app", metavar="MODULE:APP", nargs="?")
+    for name, option in OPTIONS.items():
+        names, default = flags_of(name, option), Config.__dataclass_fields__[name].default
+        if option.kind == "flag":
+            action: Any = "store_true" if default is False else argparse.BooleanOptionalAction
+            parser.add_argument(*names, dest=name, action=action)
+        else:
+            parser.add_argument(
+                *names,
+                dest=name,
+                action="append" if option.kind == "texts" else "store",
+                type=_converter(option),
+                choices=option.choices or None,
+                metavar=option.metavar,
+            )
+    parser.add_argument("--config", dest="config", metavar="FILE")
+    parser.add_argument("--check-config", dest="check_config", action="store_true")
+    parser.add_argument("--print-config", dest="print_config", action="store_true")
+    parser.add_argument("--version", action="version", version=f"fastserve {__version__}")
+    parser.add_argument("-h", "--help", dest="help", action="store_true")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """What the arguments say, by names of Config, and `app`, `config`, `check_config`, `print_config`, `help`."""
+    found: dict[str, Any] = vars(make_parser().parse_args(list(arguments)))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def flags_of(name: str, option: Option) -> list[str]:
+    """Every spelling: short ones, the name with dashes, other servers' spellings."""
+    short = [alias for alias in option.aliases if not alias.startswith("--")]
+    long = [alias for alias in option.aliases if alias.startswith("--")]
+    return [*short, "--" + name.replace("_", "-"), *long]
+
+
+def default_text(name: str) -> str:
+    """The default as one would write it, or nothing if the help text tells it or there is none."""
+    option, default = OPTIONS[name], Config.__dataclass_fields__[name].default
+    if "default" in option.help or default is None or default == () or default is False:
+        return ""
+    if default is True:
+        return "on"
+    if option.kind == "mode":
+        return f"{default:o}"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def help_text(paint: Callable[[str, str], str] = lambda _code, text: text) -> str:
+    """The help. `paint(code, text)` colours; by default nothing is coloured."""
+    lines = []
+    for index, usage in enumerate(USAGE.splitlines()):
+        command, gap, about = usage.partition("  ")
+        lines.append(("Usage: " if index == 0 else "       ") + paint("1", command) + gap + about)
+    groups: dict[str, list[str]] = {}
+    for name, option in OPTIONS.items():
+        about = option.help
+        if default := default_text(name):
+            about += f" (default {default})"
+        groups.setdefault(option.group, []).extend(_entry(_spelling(name, option), _metavar(option), about, paint))
+    for group, entries in groups.items():
+        lines += ["", paint("1;4", f"{group}:"), *entries]
+    lines += ["", paint("1;4", "other:")]
+    for flag, metavar, about in OTHERS:
+        lines += _entry(flag, metavar, about, paint)
+    return "\n".join([*lines, "", EPILOG]) + "\n"
+
+
+def _entry(flags: str, metavar: str, about: str, paint: Callable[[str, str], str]) -> list[str]:
+    plain = f"  {flags} {metavar}".rstrip()
+    shown = f"  {paint('36', flags)} {metavar}".rstrip()
+    first, *rest = textwrap.wrap(about, WIDTH - COLUMN, break_on_hyphens=False)
+    beside = len(plain) + 2 <= COLUMN
+    lines = [shown + " " * (COLUMN - len(plain)) + first] if beside else [shown, " " * COLUMN + first]
+    return lines + [" " * COLUMN + line for line in rest]
+
+
+def _spelling(name: str, option: Option) -> str:
+    flags = flags_of(name, option)
+    if option.kind == "flag" and Config.__dataclass_fields__[name].default is not False:
+        flags.append("--no-" + name.replace("_", "-"))
+    return ", ".join(flags)
+
+
+def _metavar(option: Option) -> str:
+    if option.kind == "flag":
+        return ""
+    return "|".join(option.choices) if option.choices else option.metavar or ""
+
+
+def _converter(option: Option) -> Callable[[str], Any]:
+    convert = CONVERTERS[option.kind]
+
+    def checked(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked

@@ -1,0 +1,90 @@
+"""cpus: how many processors this process may really use, and why that many. What `--workers auto` means.
+
+Room: floor 3. Called by: config.py. Calls: nothing of ours.
+
+Three things bound it: the machine, the affinity mask (taskset, cpuset, `docker --cpuset-cpus`), and the CPU quota of
+every control group on the way up to the root (`docker --cpus`, `limits.cpu` of Kubernetes). os.cpu_count() sees the
+first only, and in a container it starts as many workers as the host has processors. Sources: sched_getaffinity(2);
+Documentation/admin-guide/cgroup-v2.rst of Linux, "cpu.max"; Documentation/scheduler/sched-bwc.rst for version 1.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["available"]
+
+
+def available(root: str | os.PathLike[str] = "/") -> tuple[int, str]:
+    """The number, and its reason for people. `root`: where /proc and /sys are; tests have one of their own.
+
+    A quota of one and a half processors is two workers: rounding down would leave a third of what is paid for unused.
+    """
+    count = os.cpu_count() or 1
+    reason = f"{count} CPUs of this machine" if count != 1 else "1 CPU of this machine"
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        mine = len(os.sched_getaffinity(0))
+        if mine < count:
+            reason = f"{mine} of {count} CPUs by affinity"
+            count = mine
+    quota, where = _quota(Path(root))
+    if quota is not None and math.ceil(quota) < count:
+        count = max(1, math.ceil(quota))
+        reason = f"quota of {quota:g} CPUs in {where}"
+    return count, reason
+
+
+def _quota(root: Path) -> tuple[float | None, str]:
+    """The smallest quota, in processors, of the groups we are in; and the file that says so."""
+    least: float | None = None
+    where = ""
+    for file, quota in _quotas(root):
+        if quota is not None and quota > 0 and (least is None or quota < least):
+            least, where = quota, "/" + str(file.relative_to(root))
+    return least, where
+
+
+def _quotas(root: Path) -> Iterator[tuple[Path, float | None]]:
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    mounts = root / "sys/fs/cgroup"
+    for line in lines:  # hierarchy:controllers:path
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            for mount in (mounts, mounts / "unified"):  # alone, or beside version 1
+                for folder in _upwards(mount, path):
+                    yield folder / "cpu.max", _of_version_2(folder / "cpu.max")
+        elif "cpu" in controllers.split(","):
+            for mount in dict.fromkeys((mounts / controllers, mounts / "cpu", mounts / "cpu,cpuacct")):
+                for folder in _upwards(mount, path):
+                    yield folder / "cpu.cfs_quota_us", _of_version_1(folder)
+
+
+def _upwards(mount: Path, path: str) -> Iterator[Path]:
+    """The group's folder and those above it, to the mount. In a container the path may be the host's: only the mount."""
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    for end in range(len(parts), -1, -1):
+        yield mount.joinpath(*parts[:end])
+
+
+def _of_version_2(file: Path) -> float | None:
+    try:
+        quota, period = file.read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _of_version_1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+        return None if quota < 0 else quota / period
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
