@@ -120,6 +120,75 @@ def test_failing_import_shows_the_applications_traceback_only(tmp_path: Path) ->
         assert len(re.findall(r'  File "', server.err)) == 1
 
 
+# ------------------------------------------------------------------------------------------- check and print
+
+
+def test_check_config_says_ok_and_opens_nothing(tmp_path: Path) -> None:
+    with Running(*APP, "--check-config", "--uds", "s", "--port", "1", "-w", "3", cwd=tmp_path) as server:
+        assert server.wait() == 0
+        assert server.out == "fastserve: ok: apps:app (native), 3 workers, http://127.0.0.1:1 unix:s\n"
+        assert server.lines == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("a:b", "--port", "http"), 2, "--port: not a whole number: 'http'"),
+        (("a:b", "--env-file", "none"), 2, "env-file: cannot read 'none': No such file or directory"),
+        (("a:b", "--log-config", "none.json"), 2, "log-config: cannot read 'none.json': No such file or directory"),
+        (("nosuch:app",), 3, 'module "nosuch" not found'),
+        (("broken:app",), 3, 'cannot import "broken": ValueError: no configuration'),
+        (("asyncio:sleep",), 3, ""),
+        ((*APP, "--hooks", "asyncio:sleep"), 3, "hooks: 'asyncio:sleep' has none of when_ready"),
+        ((*APP, "--loop", "asyncio:nothing"), 3, 'module "asyncio" has no attribute "nothing"'),
+        ((*APP, "--pid", "no/such/folder"), 3, "pid: there is no folder"),
+    ],
+)
+def test_check_config_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
+    (tmp_path / "broken.py").write_text("raise ValueError('no configuration')\n")
+    with Running(*arguments, "--check-config", cwd=tmp_path) as server:
+        assert server.wait() == code
+        assert server.lines[-1].startswith("fastserve: error: " + text) and server.out == ""
+
+
+def test_print_config_needs_no_application_that_works(tmp_path: Path) -> None:
+    (tmp_path / "fastserve.toml").write_text('app = "nosuch:app"\nport = 8001\n')
+    with Running("--print-config", "--threads", "5", cwd=tmp_path, FASTSERVE_BACKLOG="9") as server:
+        assert server.wait() == 0 and server.lines == []
+        for line in ("port = 8001 # fastserve.toml:2", "threads = 5 # --threads", "backlog = 9 # FASTSERVE_BACKLOG",
+                     'app = "nosuch:app" # fastserve.toml:1', "half-close = false # default"):  # fmt: skip
+            assert line in [" ".join(printed.split()) for printed in server.out.splitlines()]
+        assert "# listens on 127.0.0.1:8001" in server.out
+
+
+def test_misspelt_variables_are_a_warning(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", cwd=tmp_path, FASTSERVE_WORKER="2") as server:
+        server.ready()
+        assert server.lines[0] == (
+            "fastserve: warning: the environment variable FASTSERVE_WORKER is no option; did you mean FASTSERVE_WORKERS?"
+        )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_env_file_is_there_before_the_application(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os\nfrom fastserve import App\napp = App()\nseen = os.environ['GREETING'] + os.environ['TEST_REAL']\n"
+        "@app.get('/')\ndef x(): return seen\n"
+    )
+    (tmp_path / ".env").write_text("GREETING='hello '\nTEST_REAL=file\nFASTSERVE_PORT=0\n")
+    with Running("app", "--env-file", ".env", "-w", workers, cwd=tmp_path, TEST_REAL="real") as server:
+        assert server.ready().get() == "hello real"
+
+
+def test_workers_auto_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+               "from fastserve.cli import main; sys.exit(main())"]  # fmt: skip
+    with Running(*APP, "--port", "0", "-w", "auto", cwd=tmp_path, command=command) as server:
+        server.ready()
+        reason = r"1 of \d+ CPUs by affinity|1 CPU of this machine"
+        assert re.search(rf"workers      1 \(this process\), pid {server.pid} \(auto: ({reason})\)", server.err)
+
+
 # -------------------------------------------------------------------------------------------------- help and version
 
 

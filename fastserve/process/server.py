@@ -171,6 +171,8 @@ class Server:
                 Limits(**config.limits()),
                 observer=self._observer,
                 server_header=config.server_header,
+                date_header=config.date_header,
+                fields=config.response_fields,
                 half_close=config.half_close,
                 board=self._board,
                 seat=self._seat,

@@ -9,10 +9,11 @@ from fastserve.protocol.core cimport fs_out, fs_conn, fs_response_plan
 
 cdef class Channel(Stream):
     cdef fs_conn conn                      # the state machine; the Exchange asks it before it writes
+    cdef list default_fields               # [(name, value)] of every final response that does not set them; None: none
     # --- writing ---
     cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free
     cdef int put(self, object data) except -1         # queue a bytes-like object behind what is in the buffer
-    cdef const uint8_t *common_lines(self, size_t *length) noexcept  # "date: ...\r\nserver: ...\r\n"; the date line is first
+    cdef const uint8_t *common_lines(self, size_t *length) noexcept  # "date: ...\r\nserver: ...\r\n"; the date line, if any, is first
     # "HTTP/1.1 200 OK\r\n" to "content-length: " with these lines and this type, ready made; NULL: there is none
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept
     cdef bint closing(self)                           # this response should be the last one here

@@ -52,6 +52,7 @@ cdef class Connection(Channel):
 
     def __cinit__(self, Service service not None):
         self.service = service
+        self.default_fields = service.default_fields
         self._read_timer.queue = self._write_timer.queue = -1
         self._read_timer.owner = self._write_timer.owner = <void *>self
         self._pieces = []

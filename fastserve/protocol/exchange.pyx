@@ -29,6 +29,14 @@ cdef enum:
     KEEP_MAX = 16384   # a head is kept by keeping the read it came in, unless that is this much larger than the head
 
 
+cdef list _with_defaults(object headers, list defaults):
+    """The application's fields, and the operator's behind them where the application has not set the name."""
+    cdef list fields = [] if headers is None else list(headers)
+    cdef set names = {bytes(name).lower() for name, _ in fields if isinstance(name, (bytes, bytearray, memoryview))}
+    fields += [field for field in defaults if field[0] not in names]
+    return fields
+
+
 cdef class Call:
     """What a wing leaves at the exchange while its handler runs."""
 
@@ -180,7 +188,8 @@ cdef class Exchange:
         # RFC 9110 6.6.1: Date in every response, once. Room was asked for before.
         cdef size_t length = 0
         cdef const uint8_t *common = self.channel.common_lines(&length)
-        cdef size_t date_len = 37 if length >= 37 else length
+        # The date line is first and has one length. "server: ..." begins otherwise: the operator may leave Date out.
+        cdef size_t date_len = 37 if length >= 37 and common[0] == 100 else 0
         if not date and not server:
             fs_response_raw(out, common, length)
         elif not date:
@@ -214,6 +223,8 @@ cdef class Exchange:
         cdef bint close, date = False, server = False
         if headers is not None and not isinstance(headers, (list, tuple)):
             headers = list(headers)  # an iterator may run code that uses the buffer meanwhile
+        if self.channel is not None and self.channel.default_fields is not None:
+            headers = _with_defaults(headers, self.channel.default_fields)
         self._check_open()
         self._check_start(status)
         out = self.channel.out(HEAD_ROOM)
@@ -334,6 +345,8 @@ cdef class Exchange:
         cdef size_t head_length = 0
         self._check_open()
         self._check_start(status)
+        if self.channel.default_fields is not None:
+            return self.send(status, [(b"content-type", content_type)], body)
         if not PyBytes_CheckExact(body):
             body = bytes(memoryview(body))
         length = PyBytes_GET_SIZE(body)

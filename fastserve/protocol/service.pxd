@@ -60,6 +60,8 @@ cdef class Service(Host):
     cdef size_t _date_line_len
     cdef int64_t _second
     cdef bytes _server_line
+    cdef readonly bint date_header   # RFC 9110 6.6.1: a server with a clock sends it; off only on an operator's word
+    cdef list default_fields         # [(name, value)] of every final response, or None; read by Connection
 
     cdef SimpleHead _simple[8]
     cdef list _kept_types

@@ -1,7 +1,7 @@
 """Types of service.pyx."""
 
 from asyncio import AbstractEventLoop
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from socket import socket
 
 from fastserve.protocol.board import Board
@@ -19,6 +19,8 @@ class Service(Host):
         observer: Observer | None = None,
         *,
         server_header: bool = True,
+        date_header: bool = True,
+        fields: Iterable[tuple[bytes, bytes]] = (),
         half_close: bool = False,
         board: Board | None = None,
         seat: int = 0,
@@ -27,6 +29,8 @@ class Service(Host):
     def loop(self) -> AbstractEventLoop: ...
     @property
     def limits(self) -> Limits: ...
+    @property
+    def date_header(self) -> bool: ...
     @property
     def half_close(self) -> bool: ...
     @property

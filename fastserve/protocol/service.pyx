@@ -42,13 +42,14 @@ cdef class Service(Host):
     """What serves on one event loop.
 
     loop: the event loop. handler: a Handler (interfaces.make_handler). limits: Limits. observer: an Observer or None.
-    server_header: send "server: fastserve". half_close: a peer that shuts down its sending side is still there (by default
+    server_header: send "server: fastserve". date_header: send Date. fields: (name in lower case, value) pairs of bytes for
+    every final response that does not set the name itself. half_close: a peer that shuts down its sending side is still there (by default
     its FIN means that it is gone, as in hyper and nginx). board, seat: the Board that siblings share and our seat on it;
     None: nobody beside us.
     """
 
     def __cinit__(self, loop, Handler handler not None, Limits limits=None, Observer observer=None, *,
-                  bint server_header=True, bint half_close=False, Board board=None, int seat=0):
+                  bint server_header=True, bint date_header=True, fields=(), bint half_close=False, Board board=None, int seat=0):
         cdef int index
         self.loop = loop
         self.handler = handler
@@ -79,6 +80,8 @@ cdef class Service(Host):
         self._waiters = []
         self._servers = []
         self._server_line = b"server: fastserve\r\n" if server_header else b""
+        self.date_header = date_header
+        self.default_fields = [(bytes(name), bytes(value)) for name, value in fields] or None
         self._second = -1
         self.fields = <fs_field *>calloc(self.limits.core.fields_max + 1, sizeof(fs_field))
         self.trailer_fields = <fs_field *>calloc(self.limits.core.fields_max + 1, sizeof(fs_field))
@@ -108,10 +111,12 @@ cdef class Service(Host):
         cdef int64_t second = fs_wall_seconds()
         if second != self._second:
             self._second = second
-            memcpy(self._common, <const char *>b"date: ", 6)
-            fs_date_format(second, self._common + 6)
-            memcpy(self._common + 6 + FS_DATE_LEN, <const char *>b"\r\n", 2)
-            self._date_line_len = 8 + FS_DATE_LEN
+            self._date_line_len = 0
+            if self.date_header:
+                memcpy(self._common, <const char *>b"date: ", 6)
+                fs_date_format(second, self._common + 6)
+                memcpy(self._common + 6 + FS_DATE_LEN, <const char *>b"\r\n", 2)
+                self._date_line_len = 8 + FS_DATE_LEN
             memcpy(self._common + self._date_line_len, <const char *>self._server_line, len(self._server_line))
             self._common_len = self._date_line_len + len(self._server_line)
         length[0] = self._common_len
