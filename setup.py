@@ -32,6 +32,7 @@ MODULES = [
     "protocol.connection",
     "interfaces.call",
     "interfaces.native",
+    "interfaces.wsgi",
     "telemetry.access_log",
 ]
 

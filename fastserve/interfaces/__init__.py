@@ -1,6 +1,6 @@
 """Which wing answers for an application: native, ASGI or WSGI.
 
-Room: floor 2. Called by: process/server.py. Calls: native.pyx; the other wings come with the interfaces issue.
+Room: floor 2. Called by: process/server.py. Calls: native.pyx, wsgi.pyx; the ASGI wing is still to come.
 The rules of detection are uvicorn's, after the mark that App carries.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastserve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fastserve.interfaces.native import NativeHandler
+    from fastserve.protocol.hooks import Handler
 
 __all__ = ["detect", "make_handler"]
 
@@ -62,12 +62,15 @@ def make_handler(
     *,
     threads: int | None = None,
     state: Mapping[str, Any] | None = None,
-) -> NativeHandler:
+    root_path: str = "",
+    multiprocess: bool = False,
+) -> Handler:
     """The Handler that answers exchanges with `app`; give it back with `.close()`, which joins its threads.
 
-    interface: "auto", "native", "asgi" or "wsgi". threads: size of the pool for `def` handlers; None: min(32, CPUs +
-    4), as in concurrent.futures. state: what the lifespan yielded; it may be filled after this call. ConfigError if the
-    app cannot be served.
+    interface: "auto", "native", "asgi" or "wsgi". threads: size of the pool for `def` handlers and WSGI applications;
+    None: min(32, CPUs + 4), as in concurrent.futures; 0, for WSGI: on the event loop. state: what the lifespan yielded;
+    it may be filled after this call. root_path: where the application is mounted, SCRIPT_NAME of WSGI. multiprocess:
+    other processes serve it too. ConfigError if the app cannot be served.
     """
     if interface == "auto":
         interface = detect(app)
@@ -78,7 +81,15 @@ def make_handler(
             raise ConfigError(
                 f"{type(app).__name__} is not a fastserve.App, which interface 'native' asks for", exit_code=3
             )
+        if threads == 0:
+            raise ConfigError("threads must be at least 1: only a WSGI application can run on the event loop instead")
         return NativeHandler(app, threads=threads, state=state)
-    if interface in ("asgi", "wsgi"):
+    if interface == "wsgi":
+        from fastserve.interfaces.wsgi import WSGIHandler
+
+        if not callable(app) or getattr(type(app), "__fastserve_app__", False):
+            raise ConfigError(f"{type(app).__name__} is not a WSGI application: call it natively", exit_code=3)
+        return WSGIHandler(app, threads=threads, root_path=root_path, multiprocess=multiprocess)
+    if interface == "asgi":
         raise ConfigError(f"{interface.upper()} applications are not supported yet by this version", exit_code=3)
     raise ConfigError(f"unknown interface {interface!r}; there are auto, native, asgi, wsgi")

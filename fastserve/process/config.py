@@ -197,7 +197,13 @@ class Config:
         most=1024,
     )
     threads: int = _option(
-        40, "processes", "whole", "threads for handlers that are plain functions", metavar="N", least=1, most=4096
+        40,
+        "processes",
+        "whole",
+        "threads for plain functions and WSGI applications; 0: WSGI runs on the event loop",
+        metavar="N",
+        least=0,
+        most=4096,
     )
     loop: str = _option(
         "auto", "processes", "text", "event loop: auto, asyncio, uvloop or MODULE:FACTORY", metavar="LOOP"

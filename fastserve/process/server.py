@@ -161,7 +161,13 @@ class Server:
                     config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions
                 )
             lifespan = Lifespan(self._app, self.interface)
-            self._handler = make_handler(self._app, self.interface, threads=config.threads, state=lifespan.state)
+            self._handler = make_handler(
+                self._app,
+                self.interface,
+                threads=config.threads,
+                state=lifespan.state,
+                multiprocess=config.workers > 1,
+            )
             await lifespan.startup()
             self._lifespan = lifespan
             self._observer = AccessLog(sys.stdout) if config.access_log else None

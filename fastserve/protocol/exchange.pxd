@@ -40,6 +40,8 @@ cdef class Exchange:
     cdef bint timed                   # somebody reads all moments; the first and the last are always taken
     cdef int flight                   # its entry among the requests in flight on the board, or -1
     cdef Seat *seat                   # of the process that serves it
+    cdef bint text_fields             # the wing's fields may be str, read as latin-1 (PEP 3333)
+    cdef bytes reason                 # phrase of the final response; None: the registered one
     cdef fs_response_plan plan
     cdef int64_t moments[4]
 

@@ -11,8 +11,13 @@ import os
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+cdef extern from "Python.h":
+    int PyUnicode_KIND(object text)
+    uint8_t *PyUnicode_1BYTE_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
 from fastserve.protocol.core cimport (
-    FS_E_NONE, FS_E_RESPONSE_FRAMING, FS_E_RESPONSE_TOO_LONG, FS_E_RESPONSE_TOO_SHORT,
+    FS_E_NONE, FS_E_RESPONSE_FIELD_NAME, FS_E_RESPONSE_FIELD_VALUE, FS_E_RESPONSE_FRAMING, FS_E_RESPONSE_TOO_LONG, FS_E_RESPONSE_TOO_SHORT,
     FS_FRAME_CHUNKED, FS_FRAME_LENGTH, fs_conn_send_1xx, fs_conn_send_body, fs_conn_send_end, fs_conn_send_head,
     fs_error, fs_error_info, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field, fs_response_number,
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal,
@@ -138,14 +143,25 @@ cdef class Exchange:
         cdef int64_t declared
         cdef bint ours
         for name, value in headers:
-            if not (PyBytes_CheckExact(name) and PyBytes_CheckExact(value)):
-                if not isinstance(name, (bytes, bytearray, memoryview)) or not isinstance(value, (bytes, bytearray, memoryview)):
-                    raise LocalProtocolError(f"a header is a pair of bytes, not {name!r}: {value!r}")
-                name, value = bytes(name), bytes(value)
-            n = PyBytes_AS_STRING(name)
-            v = PyBytes_AS_STRING(value)
-            name_len = PyBytes_GET_SIZE(name)
-            value_len = PyBytes_GET_SIZE(value)
+            if self.text_fields and type(name) is str and type(value) is str:
+                # The bytes of a str that fits into latin-1 are its latin-1: nothing is encoded.
+                if PyUnicode_KIND(name) != 1:
+                    return FS_E_RESPONSE_FIELD_NAME
+                if PyUnicode_KIND(value) != 1:
+                    return FS_E_RESPONSE_FIELD_VALUE
+                n = <const char *>PyUnicode_1BYTE_DATA(name)
+                v = <const char *>PyUnicode_1BYTE_DATA(value)
+                name_len = PyUnicode_GET_LENGTH(name)
+                value_len = PyUnicode_GET_LENGTH(value)
+            else:
+                if not (PyBytes_CheckExact(name) and PyBytes_CheckExact(value)):
+                    if not isinstance(name, (bytes, bytearray, memoryview)) or not isinstance(value, (bytes, bytearray, memoryview)):
+                        raise LocalProtocolError(f"a header is a pair of bytes, not {name!r}: {value!r}")
+                    name, value = bytes(name), bytes(value)
+                n = PyBytes_AS_STRING(name)
+                v = PyBytes_AS_STRING(value)
+                name_len = PyBytes_GET_SIZE(name)
+                value_len = PyBytes_GET_SIZE(value)
             ours = False
             if name_len == 14 and fs_text_equal(<const uint8_t *>n, name_len, b"content-length", 14):
                 ours = True
@@ -231,7 +247,13 @@ cdef class Exchange:
         mark = out.len
         # A peer that still waits for 100 Continue may or may not send its body now: the connection cannot go on behind it.
         close = self.continue_due or self.channel.closing()
-        error = fs_response_status_line(out, status, NULL, 0)
+        if self.reason is None:
+            error = fs_response_status_line(out, status, NULL, 0)
+        else:
+            if <Py_ssize_t>(out.cap - out.len) < PyBytes_GET_SIZE(self.reason) + HEAD_ROOM:
+                out = self.channel.out(PyBytes_GET_SIZE(self.reason) + HEAD_ROOM)
+            error = fs_response_status_line(out, status, <const uint8_t *>PyBytes_AS_STRING(self.reason),
+                                            PyBytes_GET_SIZE(self.reason))
         if error != FS_E_NONE:
             self._refuse(out, mark, error, status)
         if headers is not None:
