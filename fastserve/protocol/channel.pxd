@@ -15,6 +15,7 @@ cdef class Channel(Stream):
     cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free
     cdef int put(self, object data) except -1         # queue a bytes-like object behind what is in the buffer
     cdef const uint8_t *common_lines(self, size_t *length) noexcept  # "date: ...\r\nserver: ...\r\n"; the date line, if any, is first
+    cdef bint takes_files(self)                       # may put() be given a FilePiece?
     # "HTTP/1.1 200 OK\r\n" to "content-length: " with these lines and this type, ready made; NULL: there is none
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept
     cdef bint closing(self)                           # this response should be the last one here

@@ -19,6 +19,9 @@ cdef class Channel(Stream):
         length[0] = 0
         return NULL
 
+    cdef bint takes_files(self):
+        return False
+
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept:
         return NULL
 

@@ -475,6 +475,9 @@ cdef class Connection(Channel):
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
         return self.service.common_lines(length)
 
+    cdef bint takes_files(self):
+        return self.wire is not None and self.wire.takes_files()
+
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept:
         return self.service.simple_head(status, content_type, length)
 

@@ -3,7 +3,7 @@
 # Called by: Service (owns it), the loop (when something is ready). Calls: Stream (Connection), Host (Service), Board.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fastserve.protocol.board cimport Board, Seat
-from fastserve.protocol.wire cimport Polled, Stream, Wire
+from fastserve.protocol.wire cimport FilePiece, Polled, Stream, Wire
 
 
 cdef class Host:
@@ -101,6 +101,7 @@ cdef class SocketWire(Wire):
     cdef int start(self) except -1
     cdef int read(self) except -1
     cdef int _send_queue(self) except -1
+    cdef bint _send_file(self, FilePiece piece, int64_t *budget) except? False
     cdef int _enqueue(self, object data, size_t sent) except -1
     cdef int _ask(self) except -1
     cdef int _finish(self, object error) except -1

@@ -26,9 +26,10 @@ import socket
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject_Length
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport (
-    EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, errno,
+    EAGAIN, ECONNABORTED, EINTR, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, errno,
 )
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
@@ -38,6 +39,7 @@ from fastserve.protocol.timers cimport precise_now
 
 cdef extern from *:
     """
+    #include <errno.h>
     #include <string.h>
     #include <sys/socket.h>
     #include <sys/uio.h>
@@ -47,6 +49,8 @@ cdef extern from *:
     #include <poll.h>
     #include <unistd.h>
     #ifdef __linux__
+    #include <sys/sendfile.h>
+    #define fs_sendfile sendfile
     #include <sys/epoll.h>
     #define FS_HAVE_EPOLL 1
     #else /* declared so that this file compiles; Driver refuses to be made */
@@ -61,6 +65,9 @@ cdef extern from *:
     static inline int epoll_ctl(int a, int b, int c, struct epoll_event *e) { (void)a; (void)b; (void)c; (void)e; return -1; }
     static inline int epoll_wait(int a, struct epoll_event *e, int n, int t) { (void)a; (void)e; (void)n; (void)t; return -1; }
     static inline int accept4(int fd, struct sockaddr *a, socklen_t *n, int flags) { (void)flags; return accept(fd, a, n); }
+    static inline ssize_t fs_sendfile(int to, int from, off_t *at, size_t n) {
+      (void)to; (void)from; (void)at; (void)n; errno = ENOSYS; return -1;
+    }
     #define SOCK_NONBLOCK 0
     #define SOCK_CLOEXEC 0
     #endif
@@ -154,6 +161,8 @@ cdef extern from *:
     ssize_t recv(int fd, void *data, size_t size, int flags)
     ssize_t send(int fd, const void *data, size_t size, int flags)
     ssize_t writev(int fd, const iovec *pieces, int count)
+    ctypedef long off_t
+    ssize_t fs_sendfile(int to, int source, off_t *at, size_t size)
     ssize_t c_read "read"(int fd, void *data, size_t size)
     int c_close "close"(int fd)
     int c_shutdown "shutdown"(int fd, int how)
@@ -162,6 +171,8 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **object, Py_ssize_t size) except -1
 
 logger = logging.getLogger("fastserve")
+
+cdef bint HAVE_SENDFILE = FS_HAVE_EPOLL   # both are Linux's, here
 
 cdef enum:
     EVENTS_MAX = 64           # taken from the set per turn of the loop; the rest comes with the next turn
@@ -172,6 +183,7 @@ cdef enum:
     WRITE_HIGH = 65536        # unsent bytes at which the stream is told that its peer does not keep up
     WRITE_LOW = 16384
     PIECES_MAX = 64           # of one writev
+    FILE_TURN = 2097152       # bytes of files sent to one peer before others get their turn
 
 cdef double CHECK_SECONDS = 0.01   # that a sibling has to take what was left to it
 cdef double PAUSE_SECONDS = 0.1    # without accepting, when there are no descriptors left
@@ -643,9 +655,9 @@ cdef class SocketWire(Wire):
             self._queue = []
             self._sent = 0
         for piece in pieces:
-            whole = piece if PyBytes_CheckExact(piece) else bytes(piece)
+            whole = piece if PyBytes_CheckExact(piece) or type(piece) is FilePiece else bytes(piece)
             self._queue.append(whole)
-            self._unsent += PyBytes_GET_SIZE(whole)
+            self._unsent += PyObject_Length(whole)
         if idle:
             return self._send_queue()
         return self._ask()
@@ -666,10 +678,17 @@ cdef class SocketWire(Wire):
         cdef ssize_t sent
         cdef size_t asked
         cdef bint partial
+        cdef int64_t budget = FILE_TURN
         while self._queue is not None and self.fd >= 0:
+            if type(self._queue[0]) is FilePiece:
+                if not self._send_file(<FilePiece>self._queue[0], &budget):
+                    break
+                continue
             asked = 0
             count = 0
             for data in self._queue:
+                if type(data) is FilePiece:
+                    break
                 first = self._sent if count == 0 else 0
                 pieces[count].iov_base = PyBytes_AS_STRING(data) + first
                 pieces[count].iov_len = PyBytes_GET_SIZE(data) - first
@@ -686,7 +705,8 @@ cdef class SocketWire(Wire):
             self._unsent -= sent
             sent += self._sent
             count = 0
-            while count < len(self._queue) and sent >= PyBytes_GET_SIZE(self._queue[count]):
+            while count < len(self._queue) and PyBytes_CheckExact(self._queue[count]) \
+                    and sent >= PyBytes_GET_SIZE(self._queue[count]):
                 sent -= PyBytes_GET_SIZE(self._queue[count])
                 count += 1
             if count == len(self._queue):
@@ -703,6 +723,38 @@ cdef class SocketWire(Wire):
             if self._shut:
                 c_shutdown(self.fd, SHUT_WR)
         return self._ask()
+
+    cdef bint _send_file(self, FilePiece piece, int64_t *budget) except? False:
+        # The head of the queue. False: no more of it now.
+        cdef off_t at = piece.offset
+        cdef ssize_t sent
+        if piece.count > 0:
+            if budget[0] <= 0:
+                return False  # others first; the set tells us again that there is room
+            sent = fs_sendfile(self.fd, piece.fd, &at, <size_t>min(piece.count, budget[0]))
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self._finish(OSError(errno, os.strerror(errno)))
+                return False
+            if sent == 0:
+                # The file is shorter than it was: what was promised cannot be kept, and must not look whole.
+                logger.error("a file became shorter while it was sent; the connection was cut")
+                self._finish(OSError(EIO, "the file became shorter"))
+                return False
+            piece.offset += sent
+            piece.count -= sent
+            budget[0] -= sent
+            self._unsent -= sent
+            if piece.count > 0:
+                return True
+        del self._queue[0]
+        self._sent = 0
+        if not self._queue:
+            self._queue = None
+        return True
+
+    cdef bint takes_files(self):
+        return HAVE_SENDFILE
 
     cdef int _ask(self) except -1:
         # Have the set tell us what we want to know now, and the stream how far its peer is behind.

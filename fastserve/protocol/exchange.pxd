@@ -54,6 +54,8 @@ cdef class Exchange:
     # `headers`: None or an iterable of (bytes, bytes). content_length < 0: unknown (chunked, or close for HTTP/1.0).
     cdef int start(self, unsigned status, object headers, int64_t content_length) except -1
     cdef int write(self, object data) except -1       # bytes-like
+    # `count` bytes of the open file `fd` (duplicated) from `offset`, by sendfile. False: this wire cannot; nothing was done.
+    cdef bint send_file(self, int fd, int64_t offset, int64_t count) except? False
     cdef int end(self) except -1
     cdef int send(self, unsigned status, object headers, object body) except -1   # start + write + end, in one write
     cdef int send_simple(self, unsigned status, bytes content_type, object body) except -1  # the cheapest answer

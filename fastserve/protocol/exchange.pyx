@@ -23,6 +23,7 @@ from fastserve.protocol.core cimport (
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal,
 )
 from fastserve.protocol.timers cimport precise_now
+from fastserve.protocol.wire cimport FilePiece
 
 from fastserve.errors import ClientDisconnected, LocalProtocolError
 
@@ -314,6 +315,33 @@ cdef class Exchange:
             self.channel.put(data)
         self.channel.flush()
         return 0
+
+    cdef bint send_file(self, int fd, int64_t offset, int64_t count) except? False:
+        """Body bytes from a file, sent by the kernel: `count` of them, which must be there. They count as written at once; wait
+        with drained() before more. False if this wire cannot (TLS, transports): read and write() them instead. OSError if `fd`
+        cannot be duplicated; LocalProtocolError as write()."""
+        cdef int error
+        self._check_open()
+        if not self.started:
+            raise LocalProtocolError("body before the head of the response")
+        if not self.channel.takes_files():
+            return False
+        if count <= 0:
+            return True
+        piece = FilePiece(fd, offset, count)
+        error = fs_conn_send_body(&self.channel.conn, count)
+        if error != FS_E_NONE:
+            raise LocalProtocolError((<bytes>fs_error_info(<fs_error>error).text).decode())
+        if not self.plan.body:
+            return True
+        self.body_sent += count
+        if self.plan.frame == FS_FRAME_CHUNKED:
+            fs_response_chunk_head(self.channel.out(32), count)
+        self.channel.put(piece)
+        if self.plan.frame == FS_FRAME_CHUNKED:
+            fs_response_raw(self.channel.out(32), <const char *>b"\r\n", 2)
+        self.channel.flush()
+        return True
 
     cdef int end(self) except -1:
         """The body is complete. Raises LocalProtocolError, and cuts the connection, if less came than was declared."""

@@ -2,7 +2,7 @@
 # Stream: the same door from the other side, what a wire tells.
 #
 # Siblings: TransportWire (asyncio and uvloop transports: TCP, Unix, TLS), SocketWire (driver.pyx: our own epoll set, Linux).
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from fastserve.protocol.timers cimport Expiring
 
 
@@ -22,10 +22,18 @@ cdef class Polled:
     cdef int ready(self, uint32_t events) except -1
 
 
+cdef class FilePiece:
+    # A range of an open file, to be sent by the kernel. Has a descriptor of its own.
+    cdef int fd
+    cdef int64_t offset
+    cdef int64_t count             # bytes still to send
+
+
 cdef class Wire(Polled):
     cdef int write(self, object data) except -1            # bytes
     cdef int write_raw(self, const uint8_t *data, size_t length) except -1   # borrowed until it returns
-    cdef int write_many(self, list pieces) except -1       # list of bytes-like, in order, one writev
+    cdef int write_many(self, list pieces) except -1       # list of bytes-like and FilePiece, in order, one writev
+    cdef bint takes_files(self)                            # may a FilePiece be among them?
     cdef int pause_reading(self) except -1
     cdef int resume_reading(self) except -1
     cdef bint shutdown_write(self) except -1               # FIN after what is buffered; False if this wire cannot (TLS)

@@ -4,11 +4,15 @@ Room:    floor 1. Nothing here knows HTTP.
 Called:  by Connection and its exchanges. Calls asyncio or uvloop transports, epoll. Stream is what a wire calls.
 """
 
+import os
 import select
 import socket
 import struct
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+
+cdef extern from "unistd.h":
+    int c_close "close"(int fd)
 
 
 cdef class Stream(Expiring):
@@ -39,6 +43,23 @@ cdef class Polled:
         return 0
 
 
+cdef class FilePiece:
+    """`count` bytes of the file `fd` (duplicated here) from `offset`."""
+
+    def __cinit__(self, int fd, int64_t offset, int64_t count):
+        self.fd = -1
+        self.fd = os.dup(fd)
+        self.offset = offset
+        self.count = count
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            c_close(self.fd)
+
+    def __len__(self):
+        return self.count
+
+
 cdef class Wire(Polled):
     cdef int write(self, object data) except -1:
         raise NotImplementedError
@@ -48,6 +69,9 @@ cdef class Wire(Polled):
 
     cdef int write_many(self, list pieces) except -1:
         raise NotImplementedError
+
+    cdef bint takes_files(self):
+        return False
 
     cdef int pause_reading(self) except -1:
         raise NotImplementedError
