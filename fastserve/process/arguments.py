@@ -26,7 +26,8 @@ fastserve dev MODULE:APP [options]      serve it while you write it: reload, col
 EPILOG = """\
 MODULE:APP names the application: "shop.web:app". A bare MODULE is tried for "app", then "application".
 Every option can also be FASTSERVE_NAME in the environment, or a key in fastserve.toml or [tool.fastserve] of
-pyproject.toml. WEB_CONCURRENCY sets the workers and PORT the port (on 0.0.0.0), as platforms do.
+pyproject.toml; --no-NAME switches off what was switched on there. WEB_CONCURRENCY sets the workers and PORT the
+port (on 0.0.0.0), as platforms do.
 Seconds may be written 500ms, 30s, 5m, 1h30m; bytes 64k, 10M, 1GiB (a k is 1024).
 Signals: TERM and INT (Ctrl-C) stop gracefully, a second one or QUIT at once."""
 WIDTH = 110
@@ -69,10 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="fastserve", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("app", metavar="MODULE:APP", nargs="?")
     for name, option in OPTIONS.items():
-        names, default = flags_of(name, option), Config.__dataclass_fields__[name].default
-        if option.kind == "flag":
-            action: Any = "store_true" if default is False else argparse.BooleanOptionalAction
-            parser.add_argument(*names, dest=name, action=action)
+        names = flags_of(name, option)
+        if option.kind == "flag":  # also those that are off by default: a file may have switched them on
+            parser.add_argument(*names, dest=name, action=argparse.BooleanOptionalAction)
         else:
             parser.add_argument(
                 *names,

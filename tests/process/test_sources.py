@@ -85,6 +85,45 @@ def test_every_option_from_every_source(name: str, tmp_path: Path) -> None:
         assert getattr(found, name) == value and found.origins[name] == "fastserve.toml:2"
 
 
+def spellings() -> list[tuple[str, str]]:
+    """Meaning and flag, row by row, of the table of spellings in docs/configuration.md."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    part = text.partition("## Spellings of other servers")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
+    found = [(row[0], flag) for row in rows[2:] for flag in re.findall(r"`(-[^`]+)`", row[-1])]
+    assert len(rows) > 16 and len(found) > 40
+    return found
+
+
+@pytest.mark.parametrize(("meaning", "flag"), spellings())
+def test_every_spelling_of_the_table_is_accepted(meaning: str, flag: str) -> None:
+    name = next(name for name, option in OPTIONS.items() if flag.replace("--no-", "--", 1) in flags_of(name, option))
+    if OPTIONS[name].kind == "flag":
+        assert parse(["a:b", flag]) == {"app": "a:b", name: not flag.startswith("--no-")}
+    else:
+        text, value = sample(name, OPTIONS[name])
+        assert parse(["a:b", flag, text]) == {"app": "a:b", name: value}
+        if flag.startswith("--"):
+            assert parse(["a:b", f"{flag}={text}"]) == {"app": "a:b", name: value}
+
+
+def test_flags_of_uvicorn_that_the_table_names_are_ours_too() -> None:
+    """What stands in uvicorn's column has the same name here, save what is h11's."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    part = text.partition("## Spellings of other servers")[2].partition("\n## ")[0]
+    for line in part.splitlines()[4:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and "h11" not in line:
+            assert set(re.findall(r"`(--[^`]+)`", cells[1])) <= set(re.findall(r"`(--[^`]+)`", cells[3])), cells[0]
+
+
+def test_what_a_file_has_switched_on_can_be_switched_off(tmp_path: Path) -> None:
+    (tmp_path / "fastserve.toml").write_text("factory = true\nreload = true\n")
+    assert config().factory and config().reload
+    assert not config("--no-factory", "--no-reload").factory and not config("--no-reload").reload
+    assert not config("--no-reload", FASTSERVE_RELOAD="1").reload and not config(FASTSERVE_RELOAD="no").reload
+
+
 def test_the_first_source_that_speaks_decides(tmp_path: Path) -> None:
     (tmp_path / "fastserve.toml").write_text('threads = 4\nbacklog = 4\nenv-file = "e"\nlog-level = "error"\n')
     (tmp_path / "e").write_text("FASTSERVE_THREADS=3\nFASTSERVE_BACKLOG=3\nOTHER=1\nMINE=file\n")
