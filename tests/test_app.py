@@ -120,14 +120,19 @@ def test_make_handler():
     app = App()
     for interface in ("auto", "native"):
         make_handler(app, interface).close()
-    for other, interface in ((asgi3, "auto"), (asgi3, "asgi"), (wsgi, "auto"), (app, "wsgi")):
-        with pytest.raises(ConfigError, match=r"^(ASGI|WSGI) applications are not supported yet by this version$"):
+    for interface in ("auto", "wsgi"):
+        make_handler(wsgi, interface, threads=0).close()
+    for no_wsgi in (app, 5):
+        with pytest.raises(ConfigError, match="is not a WSGI application"):
+            make_handler(no_wsgi, "wsgi")
+    for other, interface in ((asgi3, "auto"), (asgi3, "asgi")):
+        with pytest.raises(ConfigError, match=r"^ASGI applications are not supported yet by this version$"):
             make_handler(other, interface)
     with pytest.raises(ConfigError, match=r"is not a fastserve\.App"):
         make_handler(asgi3, "native")
     with pytest.raises(ConfigError, match="unknown interface 'rsgi'"):
         make_handler(app, "rsgi")
-    with pytest.raises(ValueError, match="threads must be at least 1"):
+    with pytest.raises(ConfigError, match="threads must be at least 1"):
         make_handler(app, threads=0)
 
 

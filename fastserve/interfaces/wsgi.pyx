@@ -568,7 +568,7 @@ cdef class WSGIHandler(Handler):
         cdef const uint8_t *target = data + head.target.off
         cdef fs_field *field = exchange.fields
         cdef fs_field *last = field + head.fields_count
-        cdef tuple ends = <tuple>exchange.channel.memo
+        cdef tuple ends = <tuple>exchange.channel.facts
         cdef uint64_t seen[4]
         cdef dict environ
         cdef object key, value, before
@@ -576,7 +576,7 @@ cdef class WSGIHandler(Handler):
         cdef bint absolute = head.parts.form == FS_TARGET_ABSOLUTE
         cdef bint again
         if ends is None:
-            ends = exchange.channel.memo = self._ends(exchange.channel)
+            ends = exchange.channel.facts = self._ends(exchange.channel)
         # A copy of a dict keeps its size: the template has room for twenty fields more (see _ends).
         environ = PyDict_Copy(<dict>ends[0])
         PyDict_SetItem(environ, REMOTE_ADDR, ends[1])

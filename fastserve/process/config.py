@@ -171,6 +171,9 @@ class Config:
     interface: str = _option(
         "auto", "application", "text", "how the application is called", choices=("auto", "native", "asgi", "wsgi")
     )
+    root_path: str = _option(
+        "", "application", "text", "the part of the path that a proxy in front cuts off", metavar="PATH"
+    )
     env_file: str | None = _option(
         None,
         "application",
@@ -317,6 +320,8 @@ class Config:
         if self.reload and self.workers != 1:
             set_(self, "workers", 1)
             set_(self, "workers_note", "reload serves with one")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise ConfigError(f"root-path begins with '/' and does not end with it, {self.root_path!r} does not fit")
         set_(self, "addresses", self._addresses())
 
     def _addresses(self) -> tuple[Address, ...]:

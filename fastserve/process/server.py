@@ -166,6 +166,7 @@ class Server:
                 self.interface,
                 threads=config.threads,
                 state=lifespan.state,
+                root_path=config.root_path,
                 multiprocess=config.workers > 1,
             )
             await lifespan.startup()

@@ -10,7 +10,7 @@ from fastserve.protocol.core cimport fs_out, fs_conn, fs_response_plan
 cdef class Channel(Stream):
     cdef fs_conn conn                      # the state machine; the Exchange asks it before it writes
     cdef list default_fields               # [(name, value)] of every final response that does not set them; None: none
-    cdef object memo                       # what the wing keeps for this connection: who its two ends are; None at first
+    cdef object facts                      # what a wing wants to find again at the next request of this connection; or None
     # --- writing ---
     cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free
     cdef int put(self, object data) except -1         # queue a bytes-like object behind what is in the buffer

@@ -256,7 +256,7 @@ def test_environ_belongs_to_one_request() -> None:
     ("root", "path", "script_name", "path_info"),
     [
         ("/app", "/app/x", "/app", "/x"),
-        ("/app/", "/app", "/app", ""),
+        ("/app", "/app", "/app", ""),
         ("/app", "/x", "/app", "/x"),
         ("/app", "/application", "/app", "/application"),
         ("/caf\xe9", "/caf%C3%A9/x", "/caf\xc3\xa9", "/x"),
@@ -325,7 +325,8 @@ RESPONSES: list[tuple[str, Any, str, dict[str, str | None], bytes]] = [
     ("204", responder("204 No Content", [], []), "204 No Content", {"content-length": None}, b""),
     ("204 with a body", responder("204 No Content", []), "204 No Content", {"content-length": None}, b""),
     ("304", responder("304 Not Modified", [], []), "304 Not Modified", {"content-length": None}, b""),
-    ("304 with a length", responder("304 Not Modified", [("Content-Length", "9")], []), "304", {"content-length": "9"}, b""),
+    ("304 with a length", responder("304 Not Modified", [("Content-Length", "9")], []), "304 Not Modified",
+     {"content-length": "9"}, b""),
     ("latin-1 value", responder(OK, [("X-A", "caf\xe9")]), "200 OK", {"x-a": "caf\xe9"}, b"body"),
     ("own date", responder(OK, [("Date", "then")]), "200 OK", {"date": "then"}, b"body"),
     ("connection fields", responder(OK, [("Connection", "keep-alive"), ("Keep-Alive", "timeout=5")]), "200 OK",
@@ -492,7 +493,7 @@ def test_write(threads: int, caplog: pytest.LogCaptureFixture) -> None:
         assert split(talk(address, get("/list")))[2] == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
         assert split(talk(address, get("/")))[2] == b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"
         for late in kept:
-            with pytest.raises(Exception, match="when the response was over|called twice"):
+            with pytest.raises(Exception, match=r"when the response was over|called twice"):
                 late(b"x") if late is kept[0] else late(OK, TEXT)
         assert split(talk(address, get("/more")))[2] == b"onemo"
         assert len(errors) == 1 and "Content-Length" in str(errors[0])
@@ -794,7 +795,7 @@ def test_a_client_that_stops_sending_meets_the_deadline() -> None:
         poll(lambda: errors)
 
 
-# ------------------------------------------------------------------------------------------- close(), and clients that leave
+# ---------------------------------------------------------------------------------- close(), and clients that leave
 
 
 class Body:
@@ -824,7 +825,9 @@ def endless(size: int = 1000) -> Iterator[bytes]:
 
 
 @MODES
-@pytest.mark.parametrize("how", ["to its end", "HEAD", "exception", "wrong type", "too much", "no start_response", "close fails"])
+@pytest.mark.parametrize(
+    "how", ["to its end", "HEAD", "exception", "wrong type", "too much", "no start_response", "close fails"]
+)
 def test_close_is_called_once(threads: int, how: str, caplog: pytest.LogCaptureFixture) -> None:
     bodies: list[Body] = []
 

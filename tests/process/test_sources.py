@@ -49,7 +49,7 @@ def sample(name: str, option: Option) -> tuple[str, object]:
             text = {"bind": "127.0.0.1:7001", "header": "X-Sample: yes"}.get(name, "sample")
             return text, (text,)
         case _:
-            text = {"loop": "asyncio"}.get(name, "sample")
+            text = {"loop": "asyncio", "root_path": "/sample"}.get(name, "sample")
             return text, text
 
 
@@ -300,8 +300,8 @@ def test_reread_takes_files_as_they_are_now(tmp_path: Path) -> None:
     second = reread(first.arguments, {})
     assert (first.threads, second.threads, second.backlog) == (5, 6, 9)
     assert (first.variables, second.variables) == ({"NAME": "old"}, {"NAME": "new"})
-    (tmp_path / "fastserve.toml").write_text("threads = 0\n")
-    with pytest.raises(ConfigError, match=r"fastserve.toml:1: threads must be 1 to 4096, not 0"):
+    (tmp_path / "fastserve.toml").write_text("threads = -1\n")
+    with pytest.raises(ConfigError, match=r"fastserve.toml:1: threads must be 0 to 4096, not -1"):
         reread(first.arguments, {})
 
 
