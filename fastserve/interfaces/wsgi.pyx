@@ -150,7 +150,7 @@ cdef class ErrorStream:
     """wsgi.errors: text that goes to the log of errors, line by line. Lines of several threads do not mix."""
     cdef object _local
 
-    def __init__(self):
+    def __cinit__(self):
         self._local = threading.local()
 
     def write(self, text):
