@@ -35,7 +35,7 @@ __all__ = ["Found", "gather", "print_config", "reread"]
 
 FILE_BYTES_MAX = 1 << 20
 PREFIX = "FASTSERVE_"
-SWITCHES = frozenset({"FASTSERVE_CONFIG", "FASTSERVE_SIMD"})  # FASTSERVE_ but no option
+SWITCHES = frozenset({"FASTSERVE_CONFIG", "FASTSERVE_SIMD", "FASTSERVE_WIRE"})  # FASTSERVE_ but no option
 PLACES = ("bind", "uds", "fd")  # that name an address by themselves; host and port do so together
 
 

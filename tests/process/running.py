@@ -47,7 +47,12 @@ class Running:
 
     def __init__(self, *arguments: str, cwd: Path, command: list[str] | None = None, **environ: str) -> None:
         ours = ("PORT", "WEB_CONCURRENCY", "NO_COLOR")
-        clean = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith("FASTSERVE_")}
+        kept = ("FASTSERVE_SIMD", "FASTSERVE_WIRE")  # the suite may be run with them
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ours and (name in kept or not name.startswith("FASTSERVE_"))
+        }
         self.process = subprocess.Popen(
             [*(command or [sys.executable, "-m", "fastserve"]), *arguments],
             cwd=cwd,
