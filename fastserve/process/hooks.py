@@ -58,7 +58,7 @@ class Hooks:
                 self._functions[name] = (function, _wanted(name, function))
         if not self._functions:
             names = [name for name in dir(target) if not name.startswith("_")]
-            close = next((hit[0] for name in FACTS if (hit := difflib.get_close_matches(name, names, 1))), None)
+            close = next((hit[0] for name in FACTS if (hit := difflib.get_close_matches(name, names, 1, 0.75))), None)
             hint = f" (it has {close!r})" if close else ""
             raise ConfigError(f"hooks: {config.hooks!r} has none of {', '.join(FACTS)}{hint}", exit_code=3)
 

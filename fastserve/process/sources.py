@@ -252,6 +252,8 @@ def _toml_layer(path: Path, name: str, *, wanted: bool) -> Layer:
         where = f"{name}:{lines[key]}" if key in lines else name
         option = key.replace("-", "_")
         if option not in OPTIONS and option != "app":
+            if option == "tool" and not header:
+                raise ConfigError(f"{where}: [tool.fastserve] is for pyproject.toml; here options stand at the top")
             close = difflib.get_close_matches(option, ["app", *OPTIONS], 1)
             hint = f"; did you mean {close[0].replace('_', '-')!r}?" if close else ""
             raise ConfigError(f"{where}: unknown option {key!r}{hint}")

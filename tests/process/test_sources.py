@@ -177,6 +177,7 @@ def test_the_application_may_stand_in_a_file_or_a_variable(tmp_path: Path) -> No
         ("log-level = 'loud'", "fastserve.toml:1: log-level must be one of critical, error, warning, info, debug"),
         ("app_dir = '.'\napp-dir = '.'", "'app-dir' stands there twice"),
         ("[address]\nport = 1", "fastserve.toml: unknown option 'address'"),
+        ("[tool.fastserve]\nport = 1", "[tool.fastserve] is for pyproject.toml; here options stand at the top"),
         ("port =", "fastserve.toml is not TOML: "),
     ],
 )  # fmt: skip
