@@ -34,6 +34,7 @@ MODULES = [
     "interfaces.native",
     "interfaces.wsgi",
     "telemetry.access_log",
+    "process.lifeline",
 ]
 
 

@@ -164,6 +164,13 @@ class Config:
     uds_permissions: int = _option(
         0o600, "address", "mode", "mode of Unix sockets, octal (default 600)", metavar="MODE", least=0, most=0o777
     )
+    fd: tuple[str, ...] = _option(
+        (),
+        "address",
+        "texts",
+        "inherited listening socket: a number, or its name in LISTEN_FDNAMES; may be repeated",
+        metavar="N",
+    )
     backlog: int = _option(2048, "address", "whole", "connections that may wait for accept", metavar="N", least=1)
 
     factory: bool = _option(False, "application", "flag", "MODULE:APP is a function that makes the application")
@@ -213,6 +220,51 @@ class Config:
     )
     pid: str | None = _option(
         None, "processes", "text", "file for the process id, removed at the end", "-p", metavar="FILE"
+    )
+    preload: bool = _option(
+        False, "processes", "flag", "import the application once and fork the workers from that process"
+    )
+    supervisor: bool = _option(
+        False, "processes", "flag", "keep a supervisor for a single worker too: reload, replacement"
+    )
+    limit_max_requests: int | None = _option(
+        None,
+        "processes",
+        "whole",
+        "requests after which a worker is replaced (default: never)",
+        "--max-requests",
+        metavar="N",
+        least=1,
+    )
+    limit_max_requests_jitter: int = _option(
+        0,
+        "processes",
+        "whole",
+        "random part added to that, so that workers differ",
+        "--max-requests-jitter",
+        metavar="N",
+        least=0,
+    )
+    workers_lifetime: float | None = _option(
+        None, "processes", "seconds", "age at which a worker is replaced (default: never)", metavar="S"
+    )
+    workers_lifetime_jitter: float = _option(
+        0.0, "processes", "seconds", "random part added to that, so that workers differ", metavar="S"
+    )
+    workers_max_rss: int | None = _option(
+        None,
+        "processes",
+        "bytes",
+        "resident memory above which a worker is replaced (default: never)",
+        metavar="BYTES",
+        least=1 << 20,
+    )
+    user: str | None = _option(
+        None, "processes", "text", "user, by name or number, that workers become after the sockets are open", "-u", metavar="USER"
+    )
+    group: str | None = _option(None, "processes", "text", "group, by name or number, that workers become", "-g", metavar="GROUP")
+    umask: int | None = _option(
+        None, "processes", "mode", "file mode mask of workers, octal", "-m", metavar="MODE", least=0, most=0o777
     )
 
     reload: bool = _option(False, "development", "flag", "replace the worker when a file changes")
@@ -275,6 +327,20 @@ class Config:
         "for requests in hand when the server stops; 0: cut them",
         "--graceful-timeout",
         metavar="S",
+    )
+
+    timeout_retire_idle: float = _option(
+        5.0, "timeouts", "seconds", "that a retiring worker waits for an idle client's last request", metavar="S"
+    )
+    timeout_worker_healthcheck: float = _option(
+        60.0,
+        "timeouts",
+        "seconds",
+        "after which a worker whose event loop hangs is killed and replaced; 0: never",
+        metavar="S",
+    )
+    shutdown_delay: float = _option(
+        0.0, "timeouts", "seconds", "to serve on after TERM, not ready, before the stop begins", metavar="S"
     )
 
     limit_request_line: int = _option(8192, "limits", "bytes", "bytes of a request line", metavar="BYTES", least=64)
@@ -340,6 +406,13 @@ class Config:
             if address in found[:index] and not (isinstance(address, TcpAddress) and address.port == 0):
                 raise ConfigError(f"{address} is given twice")
         return tuple(found)
+
+    @property
+    def supervised(self) -> bool:
+        """Does what was asked for need a supervisor?"""
+        recycles = self.limit_max_requests or self.workers_lifetime or self.workers_max_rss
+        drops = self.user is not None or self.group is not None
+        return self.workers > 1 or self.supervisor or self.preload or bool(recycles) or drops
 
     @classmethod
     def of(cls, app: Any, options: Mapping[str, Any], **defaults: Any) -> Config:

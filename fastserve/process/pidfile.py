@@ -21,9 +21,10 @@ __all__ = ["PidFile"]
 
 
 class PidFile:
-    """Nothing at all if `path` is None."""
+    """Nothing at all if `path` is None. `predecessor`: a process whose file we take over, as it has started us."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, predecessor: int = 0) -> None:
+        self._predecessor = predecessor
         self.path = os.path.abspath(path) if path is not None else None
         self._pid = 0  # whose id we wrote
 
@@ -46,7 +47,7 @@ class PidFile:
         digits = text.strip()
         if digits and not digits.isdigit():
             raise ConfigError(f"pid: {self.path!r} holds no process id; it was not touched", exit_code=3)
-        if digits and _lives(int(digits), written_at):
+        if digits and int(digits) != self._predecessor and _lives(int(digits), written_at):
             raise ConfigError(f"pid: {self.path!r} belongs to process {int(digits)}, which is running", exit_code=3)
 
     def write(self) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,16 @@ from fastserve._version import __version__
 from fastserve.errors import ConfigError
 from fastserve.interfaces import make_handler
 from fastserve.process import envfile
+from fastserve.process import systemd, upgrade
 from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.logs import configure_logging, load_log_config, painter
 from fastserve.process.loops import describe, load_factory
 from fastserve.process.pidfile import PidFile
+from fastserve.process.privileges import Identity, warn_root
+from fastserve.process.server import Server
 from fastserve.process.server import Server, load_application
+from fastserve.process.sockets import Listeners
 from fastserve.process.supervisor import Supervisor
 from fastserve.process.worker import run_alone
 
@@ -53,7 +58,7 @@ def serve(config: Config) -> int:
     configure_logging(config)
     hooks = Hooks.of(config)
 
-    with PidFile(config.pid) as pid_file:
+    with PidFile(config.pid, upgrade.predecessor(os.environ)) as pid_file:
         code = 1
         try:
             code = _serve(config, hooks, pid_file)
@@ -70,24 +75,48 @@ def _serve(config: Config, hooks: Hooks, pid_file: PidFile) -> int:
         """Of a supervisor: every worker serves. `pids` is empty if this process is the worker."""
         pid_file.write()
         announce(config, addresses, interface, pids, note)
+        warn_root(Identity.of(config))
         hooks.call("when_ready", addresses=addresses, pids=pids or [os.getpid()])
 
     def alone_ready(server: Server) -> None:
         hooks.call("worker_ready", slot=0, pid=os.getpid())
         ready(server.addresses, server.interface, [])
 
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("run() needs the main thread, for its signals; elsewhere use fastserve.Server")
     if config.reload:
         from fastserve.process.reload import Reloader  # late: in production nobody needs it
 
         return Reloader(config, hooks, ready).run()
-    if config.workers != 1:
-        return Supervisor(config, ready).run()
+    if config.supervised or upgrade.predecessor(os.environ):
+        return Supervisor(config, hooks, ready, lambda: _reread(config), pid_file.write).run()
+    listeners = _listeners(config)
+    Identity.of(config).assume()  # the umask: user and group are for workers
     code = 1
     try:
-        code = run_alone(config, alone_ready)
+        code = run_alone(config, listeners, alone_ready)
     finally:
         hooks.call("worker_exit", slot=0, pid=os.getpid(), code=code)
     return code
+
+
+def _reread(config: Config) -> Config:
+    """The configuration from the same sources as they are now. One that a program made does not change."""
+    if not config.arguments:
+        return config
+    from fastserve.process.sources import reread
+
+    found = reread(config.arguments)
+    envfile.apply(found.variables)
+    return found
+
+
+def _listeners(config: Config) -> Listeners:
+    """A single process's: those that were passed to it, or its own."""
+    passed = systemd.descriptors(config.fd, systemd.listen_fds(os.environ))
+    if passed:
+        return Listeners.inherited([passed], backlog=config.backlog)
+    return Listeners(config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions)
 
 
 def announce(config: Config, addresses: Sequence[Address], interface: str, pids: Sequence[int], note: str = "") -> None:

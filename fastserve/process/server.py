@@ -209,7 +209,7 @@ class Server:
         if self._listeners is not None:
             self._listeners.close()  # a worker's copies too, or new clients would wait at sockets that nobody empties
         service.shutdown()
-        whole = await _within(service.wait_closed(), limit - reserve)
+        whole = await self.drain(limit - reserve)
         if not whole:
             logger.warning(
                 "cutting %d connections after %.1f s: %d requests in hand",
@@ -227,6 +227,24 @@ class Server:
         silence. Does not wait; stop() does."""
         if self._state == "serving" and self._service is not None:
             self._service.retire(idle_seconds)
+
+    def farewell(self) -> None:
+        """Serve on, but say "connection: close" with every answer: a balancer is taking us out."""
+        if self._state == "serving" and self._service is not None:
+            self._service.farewell()
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait for the last connection to end. True if it did in time.
+
+        Streams do not end by themselves. After timeout_retire_idle, or half the time, their handlers are told.
+        """
+        service = self._service
+        assert service is not None
+        patience = min(self.config.timeout_retire_idle, seconds / 2)
+        if await _within(service.wait_closed(), patience):
+            return True
+        service.tell_streams()
+        return await _within(service.wait_closed(), seconds - patience)
 
     async def _close_all(self, deadline: float | None = None) -> None:
         """Whatever start() has opened, in reverse order, each once."""

@@ -1,6 +1,17 @@
 """sockets: listeners for TCP and Unix addresses, one per worker slot where the kernel can share a port.
 
-Room: floor 3. Called by: worker.py and server.py (one slot), supervisor.py (a slot per worker). Calls: config, errors.
+Room: floor 3. Called by: worker.py and server.py (one slot), supervisor.py (a slot per worker), upgrade.py (hands them to
+a new supervisor). Calls: config, errors.
+
+Ownership. The supervisor opens every listener before its first fork and keeps it as long as it lives; workers inherit all
+of them. So a connection that waits in a listener's accept queue survives the worker that was to take it: the next worker
+of the slot, or a sibling, accepts from the same queue. Closing a listener of a SO_REUSEPORT group would reset what waits
+there, so none is ever closed while the server lives, not even when its slot is removed.
+
+Spare slots. A listener that is opened later would have to be sent to every running worker. So listeners for slots that
+may be added later are bound beforehand and do not listen: such a socket is in nobody's way, and the kernel gives it no
+connection. When the supervisor says listen() the socket listens in every process that holds it, for they hold the same
+one. The number of slots is bounded in any case: the Board is one mapping, made before the first fork.
 
 Exclusivity. SO_REUSEPORT lets several workers listen on one port, and would let a second server in beside us unseen.
 So the first listener of an address is bound and made to listen *without* it: listen() is where the kernel decides,
@@ -34,13 +45,24 @@ REUSE_PORT = sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
 
 
 class Listeners:
-    """All listening sockets of a server, by worker slot. Who opened them removes the Unix sockets; a fork does not."""
+    """All listening sockets of a server, by worker slot. Who opened them removes the Unix sockets; a fork does not.
+
+    `slots` of them listen; `spare` more are bound, for `listen(index)` later.
+    """
 
     def __init__(
-        self, addresses: Sequence[Address], *, slots: int = 1, backlog: int = 2048, uds_permissions: int = 0o600
+        self,
+        addresses: Sequence[Address],
+        *,
+        slots: int = 1,
+        spare: int = 0,
+        backlog: int = 2048,
+        uds_permissions: int = 0o600,
     ) -> None:
         self.addresses: list[Address] = []  # as bound: port 0 is now a number
-        self._slots: list[list[socket.socket]] = [[] for _ in range(slots)]
+        self._slots: list[list[socket.socket]] = [[] for _ in range(slots + spare)]
+        self._listening = slots
+        self._backlog = backlog
         self._paths: list[tuple[str, int, int]] = []  # Unix sockets we made: path, device, inode
         self._owner = os.getpid()
         try:
@@ -53,6 +75,65 @@ class Listeners:
             self.close()
             raise
 
+    @classmethod
+    def inherited(
+        cls,
+        slots: Sequence[Sequence[int]],
+        *,
+        addresses: Sequence[Address] = (),
+        paths: Sequence[tuple[str, int, int]] = (),
+        wanted: int = 1,
+        spare: int = 0,
+        backlog: int = 2048,
+    ) -> Listeners:
+        """From descriptors that somebody else has opened: systemd, or the supervisor before us.
+
+        `slots` has the descriptors of each slot; there is at least one slot. `wanted` slots will have a worker. A slot
+        that is missing gets a listener of its own where the first one's can be joined, else it shares the first one's.
+        `addresses` as the predecessor knew them; if there are none the sockets are asked.
+        """
+        found = cls((), slots=0, backlog=backlog)
+        opened: dict[int, socket.socket] = {}
+        try:
+            for descriptors in slots:
+                for descriptor in descriptors:
+                    if descriptor not in opened:
+                        opened[descriptor] = _take_over(descriptor)
+                found._slots.append([opened[descriptor] for descriptor in descriptors])
+            first = found._slots[0]
+            for _ in range(len(found._slots), wanted + spare):
+                found._slots.append([_join(listener, found._group(place)) for place, listener in enumerate(first)])
+            for index, row in enumerate(found._slots):
+                if index < wanted or all(_listens(listener) for listener in row):
+                    found.listen(index)
+        except OSError as error:
+            found.close()
+            raise ConfigError(f"cannot use an inherited socket: {error.strerror}", exit_code=3) from None
+        except BaseException:
+            found.close()
+            raise
+        found.addresses = list(addresses) or [_address_of(listener) for listener in found._slots[0]]
+        found._paths = [(path, device, inode) for path, device, inode in paths]
+        return found
+
+    def _group(self, place: int) -> bool:
+        """Is there a listener of its own for every slot at this place, in a SO_REUSEPORT group that others may join?"""
+        return len(self._slots) > 1 and self._slots[1][place] is not self._slots[0][place]
+
+    def __len__(self) -> int:
+        """Slots, with spare ones."""
+        return len(self._slots)
+
+    @property
+    def paths(self) -> list[tuple[str, int, int]]:
+        """Unix sockets that we made: path, device, inode."""
+        return list(self._paths)
+
+    @property
+    def listening(self) -> int:
+        """Slots whose listeners listen; they stay so."""
+        return self._listening
+
     def slot(self, index: int) -> list[socket.socket]:
         """The listeners of one worker."""
         return self._slots[index]
@@ -61,14 +142,15 @@ class Listeners:
         """All of them. A worker knows its siblings' listeners, to take what waits there when one of them cannot."""
         return self._slots
 
-    def keep_only(self, index: int) -> list[socket.socket]:
-        """In a worker after fork: close what belongs to its siblings, so that their listeners end with them."""
-        mine = self._slots[index]
-        for listener in self._all():
-            if listener not in mine:
-                listener.close()
-        self._slots = [mine if i == index else [] for i in range(len(self._slots))]
-        return mine
+    def listen(self, index: int) -> None:
+        """Have a spare slot's listeners listen, here and in every process that has inherited them. Raises OSError."""
+        for listener in self._slots[index]:
+            listener.listen(self._backlog)
+        self._listening = max(self._listening, index + 1)
+
+    def disown(self) -> None:
+        """Leave the Unix sockets where they are when we close: another server has them now."""
+        self._paths = []
 
     def close(self) -> None:
         """Close every listener and remove our Unix sockets, if they are still the ones we made."""
@@ -128,8 +210,10 @@ class Listeners:
                 port = first.getsockname()[1]
                 if REUSE_PORT and len(self._slots) > 1:
                     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                    for _ in self._slots[1:]:
-                        _bind(family, first.getsockname(), group, reuse_port=True).listen(backlog)
+                    for index in range(1, len(self._slots)):
+                        other = _bind(family, first.getsockname(), group, reuse_port=True)
+                        if index < self._listening:
+                            other.listen(backlog)
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or len(places) == 1:
                     raise
@@ -197,6 +281,47 @@ def _bind(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind(place)
     return listener
+
+
+def _take_over(descriptor: int) -> socket.socket:
+    """A descriptor that should be a stream socket with an address, as one of ours."""
+    try:
+        listener = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ConfigError(f"descriptor {descriptor} is no socket ({error.strerror})", exit_code=3) from None
+    known = listener.family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+    if not known or listener.type != socket.SOCK_STREAM or _connected(listener):
+        listener.detach()
+        raise ConfigError(f"descriptor {descriptor} is no stream socket that clients can connect to", exit_code=3)
+    os.set_inheritable(descriptor, False)
+    listener.setblocking(False)
+    return listener
+
+
+def _connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _listens(listener: socket.socket) -> bool:
+    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _join(first: socket.socket, grows: bool) -> socket.socket:
+    """A further listener of the group of `first`, bound and not listening; `first` itself if it is in no such group."""
+    if not (grows and REUSE_PORT and first.family != socket.AF_UNIX):
+        return first
+    return _bind(first.family, first.getsockname(), [], reuse_port=True)
+
+
+def _address_of(listener: socket.socket) -> Address:
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return UnixAddress(os.fsdecode(name) or "(unnamed)")
+    return TcpAddress(name[0], name[1])
 
 
 @contextlib.contextmanager

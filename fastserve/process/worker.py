@@ -1,38 +1,49 @@
 """worker: what runs in one serving process: load the application, make a loop, mind signals, serve until told to stop.
 
-Room: floor 3. Called by: run.py (alone), supervisor.py (in a child, after fork). Calls: server, sockets, importer.
+Room: floor 3. Called by: run.py (alone), supervisor.py (in a child, after fork), zygote.py (the same, with the
+application loaded). Calls: server, sockets, importer, privileges, lifeline, talk, logfiles.
 
 Signals: TERM and INT stop gracefully, a second one or QUIT ends at once. Under a supervisor INT and a second TERM are
-left to it, for a terminal or a wrapper signals the whole group. Exit codes: 0 graceful, 1 forced, 3 could not start
+left to it, for a terminal or a wrapper signals the whole group; all else it says by its talk: retire (hand over to a
+successor), drain (serve on, but let clients go), reopen (log files). Exit codes: 0 graceful, 1 forced, 3 could not start
 (2: wrong options).
+
+A worker does not outlive its supervisor: PR_SET_PDEATHSIG (set after privileges are given up, which would clear it),
+the end of the talk, and the lifeline, which works while a handler holds the GIL.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import ctypes
-import json
+import faulthandler
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from fastserve.errors import ConfigError
+from fastserve.process import lifeline, logfiles
 from fastserve.process.config import Config
+from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.loops import new_loop
-from fastserve.process.server import Server, load_application
+from fastserve.process.privileges import Identity
+from fastserve.process.server import LIFESPAN_RESERVE, Server, load_application
 from fastserve.process.sockets import Listeners
+from fastserve.process.talk import DETAILS_MAX, Talk
+from fastserve.protocol import Board
 
-__all__ = ["Worker", "run_alone", "run_supervised"]
+__all__ = ["Inheritance", "Place", "Worker", "be", "die_with", "run_alone"]
 
 logger = logging.getLogger("fastserve")
 
@@ -41,37 +52,104 @@ CANNOT_START = 3
 PR_SET_PDEATHSIG = 1
 SAME_SECONDS = 0.05  # signals this close are one: a wrapper such as timeout(1) sends two, people are slower
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+STACK_MAX = 8192  # characters of a stack that is reported: the innermost frames
+SUPERVISORS = "HUP USR2 TTIN TTOU WINCH"  # signals that mean something to a supervisor only
 
 
-def run_alone(config: Config, on_ready: Callable[[Server], None]) -> int:
+@dataclass(frozen=True)
+class Inheritance:
+    """What a worker has from its supervisor by being forked from it, or from the zygote."""
+
+    config: Config
+    hooks: Hooks
+    listeners: Listeners
+    board: Board
+    identity: Identity
+    lifeline: int  # read end of the pipe whose write end only the supervisor holds
+    supervisor: int  # its pid
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands: the slot whose listeners are its own, and its seat on the board."""
+
+    slot: int
+    seat: int
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def run_alone(config: Config, listeners: Listeners, on_ready: Callable[[Server], None]) -> int:
     """The whole server in this process. Returns the exit code; raises ConfigError if it cannot start."""
-    if threading.current_thread() is not threading.main_thread():
-        raise ConfigError("run() needs the main thread, for its signals; elsewhere use fastserve.Server")
-    listeners = Listeners(config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions)
     try:
-        return Worker(config, listeners, 0, on_ready).run()
+        return Worker(config, listeners, on_ready).run()
     finally:
         listeners.close()
 
 
-def run_supervised(config: Config, listeners: Listeners, slot: int, channel: socket.socket, supervisor: int) -> int:
-    """A worker's whole life after fork. Tells the supervisor over `channel` that it is ready, or why it cannot be."""
-    die_with(supervisor)
+def be(
+    inheritance: Inheritance, place: Place, talk: Talk, witness: Talk, loaded: tuple[Any, str] | None = None
+) -> NoReturn:
+    """A worker's whole life, after fork. Tells the supervisor that it is ready, or why it cannot be.
 
-    def tell(message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # the supervisor is gone: so are we, soon
-            channel.sendall(json.dumps(message).encode() + b"\n")
-
+    `loaded`: the application and its interface, from a zygote, which has given up privileges already.
+    """
+    code = CANNOT_START
     try:
-        worker = Worker(config, listeners, slot, lambda server: tell({"ready": server.interface}), channel)
-        return worker.run()
-    except ConfigError as error:
-        details = error.details if isinstance(error, ApplicationError) else ""
-        tell({"failed": str(error), "details": details, "exit_code": error.exit_code})
-    except BaseException as error:
-        reason = traceback.format_exception_only(error)[-1].strip()
-        tell({"failed": f"a worker failed: {reason}", "details": traceback.format_exc(), "exit_code": CANNOT_START})
-    return CANNOT_START
+        try:
+            if loaded is None:
+                inheritance.identity.assume()
+            die_with(inheritance.supervisor)
+            lifeline.hold(inheritance.lifeline)
+            faulthandler.enable(talk.fileno())  # the last words of a crash, for the supervisor's log
+            for name in SUPERVISORS.split():
+                signal.signal(getattr(signal, f"SIG{name}"), _leave_to_supervisor)
+            signal.signal(signal.SIGUSR1, lambda *_: logfiles.reopen())
+            threading.Thread(target=_testify, args=[witness], name="fastserve-witness", daemon=True).start()
+            inheritance.hooks.call("post_fork", slot=place.slot, pid=os.getpid())
+
+            def ready(server: Server) -> None:
+                inheritance.hooks.call("worker_ready", slot=place.slot, pid=os.getpid())
+                talk.say({"ready": server.interface})
+
+            worker = Worker(
+                inheritance.config,
+                inheritance.listeners,
+                ready,
+                talk=talk,
+                place=place,
+                board=inheritance.board,
+                loaded=loaded,
+            )
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            code = worker.run()
+        except ConfigError as error:
+            details = error.details if isinstance(error, ApplicationError) else ""
+            talk.say({"failed": str(error), "details": details[-DETAILS_MAX:], "exit_code": error.exit_code})
+        except BaseException as error:
+            reason = traceback.format_exception_only(error)[-1].strip()
+            details = traceback.format_exc()[-DETAILS_MAX:]
+            talk.say({"failed": f"a worker failed: {reason}", "details": details, "exit_code": code})
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _testify(witness: Talk) -> None:
+    """Tell where the main thread is, when asked. In a thread, with the GIL: safe at any moment, unlike a signal."""
+    main = threading.main_thread().ident
+    while not witness.ended:
+        messages, _ = witness.wait()
+        if messages:
+            frame = sys._current_frames().get(main) if main is not None else None
+            witness.say({"stack": "".join(traceback.format_stack(frame))[-STACK_MAX:]})
+
+
+def _leave_to_supervisor(_number: int, _frame: FrameType | None) -> None:
+    """A terminal signals the whole group. A handler, not SIG_IGN: programs that the application starts would inherit it."""
 
 
 def die_with(supervisor: int) -> None:
@@ -90,17 +168,24 @@ class Worker:
         self,
         config: Config,
         listeners: Listeners,
-        slot: int,
-        on_ready: Callable[[Server], None],
-        channel: socket.socket | None = None,
+        on_ready: Callable[[Server], object],
+        *,
+        talk: Talk | None = None,
+        place: Place = Place(0, 0),
+        board: Board | None = None,
+        loaded: tuple[Any, str] | None = None,
     ) -> None:
         self._config = config
         self._listeners = listeners
-        self._slot = slot
         self._on_ready = on_ready
-        self._channel = channel  # to the supervisor; None: there is none
+        self._talk = talk  # to the supervisor; None: there is none
+        self._place = place
+        self._board = board
+        self._loaded = loaded
+        self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
+        self._retire = asyncio.Event()
         self._loading = False
         self._told = 0  # times we were told to stop
         self._told_at = 0.0
@@ -111,7 +196,7 @@ class Worker:
             try:
                 self._loading = True
                 try:
-                    app, interface = load_application(self._config)
+                    app, interface = self._loaded or load_application(self._config)
                 finally:
                     self._loading = False
                 loop = self._loop = new_loop(self._config.loop, self._config.app_dir)
@@ -132,10 +217,12 @@ class Worker:
 
     async def _serve(self, app: Any, interface: str) -> int:
         loop = asyncio.get_running_loop()
-        if self._channel is not None:
-            self._channel.setblocking(True)
-            loop.add_reader(self._channel.fileno(), self._supervisor_gone)
-        server = Server.of(self._config, app, interface, self._listeners, self._slot)
+        place = self._place
+        server = Server.of(
+            self._config, app, interface, self._listeners, place.slot, board=self._board, seat=place.seat
+        )
+        if self._talk is not None:
+            loop.add_reader(self._talk.fileno(), self._listen_to_supervisor, server)
         starting = loop.create_task(server.start())
         stopping = loop.create_task(self._stop.wait())
         try:
@@ -152,10 +239,9 @@ class Worker:
                 raise ApplicationError.of("the application failed to start", error) from error
             self._ready = True
             self._on_ready(server)
-            await stopping
-            logger.info("stopping: %d connections, %d requests in hand", server.connections, server.active)
+            limit = await self._until_the_end(server, stopping)
             try:
-                await server.stop()
+                await server.stop(limit)
             except Exception as error:
                 failure = ApplicationError.of("the application's shutdown failed", error)
                 logger.error("%s\n%s", failure, failure.details.rstrip())
@@ -166,8 +252,41 @@ class Worker:
             stopping.cancel()
             if starting.done() and not starting.cancelled():
                 starting.exception()  # it was told: the loop need not mention it again
-            if self._channel is not None:
-                loop.remove_reader(self._channel.fileno())
+            if self._talk is not None:
+                loop.remove_reader(self._talk.fileno())
+
+    async def _until_the_end(self, server: Server, stopping: asyncio.Task[bool]) -> float | None:
+        """Serve until told to stop, or until we have handed over. Returns the seconds that are left for the stop."""
+        retiring = asyncio.ensure_future(self._retire.wait())
+        try:
+            await asyncio.wait({stopping, retiring}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                logger.info("retiring: %d connections, %d requests in hand", server.connections, server.active)
+                limit = self._config.timeout_graceful_shutdown
+                reserve = min(LIFESPAN_RESERVE, limit / 5)
+                began = time.monotonic()
+                server.retire(min(self._config.timeout_retire_idle, max(limit - reserve, 0.0)))
+                drained = asyncio.ensure_future(server.drain(limit - reserve))
+                await asyncio.wait({stopping, drained}, return_when=asyncio.FIRST_COMPLETED)
+                if not stopping.done():
+                    return max(limit - (time.monotonic() - began), 0.0)
+                drained.cancel()
+            logger.info("stopping: %d connections, %d requests in hand", server.connections, server.active)
+            return None
+        finally:
+            retiring.cancel()
+
+    def _listen_to_supervisor(self, server: Server) -> None:
+        assert self._talk is not None
+        for message in self._talk.hear():
+            if "retire" in message:
+                self._retire.set()
+            elif "drain" in message:
+                server.farewell()
+            elif "reopen" in message:
+                logfiles.reopen()
+        if self._talk.ended:
+            os._exit(FORCED)  # the supervisor is gone
 
     # ------------------------------------------------------------------------------------------------- signals
 
@@ -175,17 +294,21 @@ class Worker:
     def _signals(self) -> Iterator[None]:
         """Handlers for as long as we run. Python's own, not the loop's: they work while a handler blocks the loop."""
         before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        if self._talk is None:
+            for name in SUPERVISORS.split()[:-1]:
+                before[getattr(signal, f"SIG{name}")] = signal.signal(getattr(signal, f"SIG{name}"), _explain)
+            before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: logfiles.reopen())
         try:
             yield
         finally:
-            if self._told and self._channel is None:
+            if self._told and self._talk is None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        supervised, now = self._channel is not None, time.monotonic()
+        supervised, now = self._talk is not None, time.monotonic()
         if number == signal.SIGQUIT:
             self._force("forced to stop")
         if supervised and (number == signal.SIGINT or self._told):
@@ -217,10 +340,12 @@ class Worker:
         self._listeners.close()
         os._exit(FORCED)
 
-    def _supervisor_gone(self) -> None:
-        assert self._channel is not None
-        if not self._channel.recv(4096):
-            os._exit(FORCED)
+
+def _explain(number: int, _frame: FrameType | None) -> None:
+    """The kernel would end or stop us."""
+    with contextlib.suppress(OSError):
+        name = signal.Signals(number).name
+        os.write(2, f"fastserve: {name}: a single process cannot do that; start it with --supervisor\n".encode())
 
 
 def _close_loop(loop: asyncio.AbstractEventLoop) -> None:

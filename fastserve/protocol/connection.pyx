@@ -720,9 +720,17 @@ cdef class Connection(Channel):
             else:
                 self.service.timers.arm(&self._read_timer, RETIRE_DEADLINE)
 
+    def farewell(self):
+        """The next response is the last. An idle connection stays."""
+        self._retiring = True
+
     def tell(self):
-        """The server is going: the handler in hand is told as if its client had left. What it still answers is sent."""
-        if self.exchange is not None:
+        """The server is going: the handler of a stream is told as if its client had left. What it still sends is sent.
+
+        A stream is an answer that has begun and whose end nobody knows. One that has not begun, or that has a length, ends
+        by itself.
+        """
+        if self.exchange is not None and (self.conn.upgraded or (self.conn.writing == FS_BODY and not self.conn.length_out)):
             self.exchange.gone(ClientDisconnected("the server is stopping"))
 
     def abort(self):

@@ -37,6 +37,7 @@ cdef class Service(Host):
     cdef HangupWatch hangups
     cdef readonly bint half_close    # a FIN is not taken for a departure
     cdef readonly bint stopping
+    cdef bint parting                # the next answer on every connection is its last
     cdef readonly bint retiring      # idle connections stay until they have carried one more request
     cdef Driver driver               # None: this platform has no epoll, or nothing is accepted here
     cdef Board board                 # shared with siblings, or None

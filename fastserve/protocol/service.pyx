@@ -213,6 +213,8 @@ cdef class Service(Host):
     cdef int enter(self, object connection) except -1:
         self._connections.add(connection)
         self.seat.connections += 1
+        if self.parting:
+            connection.farewell()
         return 0
 
     cdef int leave(self, object connection) except -1:
@@ -263,8 +265,14 @@ cdef class Service(Host):
         for connection in list(self._connections):
             connection.retire(False)
 
+    def farewell(self):
+        """Serve on, accept on, but say "connection: close" with each answer."""
+        self.parting = True
+        for connection in list(self._connections):
+            connection.farewell()
+
     def tell_streams(self):
-        """The server is going: handlers in hand are told as if their client had left (http.disconnect, cancellation)."""
+        """The server is going: handlers of streams are told as if their client had left (http.disconnect, cancellation)."""
         for connection in list(self._connections):
             connection.tell()
 

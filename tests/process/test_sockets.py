@@ -195,14 +195,82 @@ def test_without_reuse_port_the_slots_share_a_listener(
 
 
 @linux
-def test_keep_only_closes_the_siblings(opening: Callable[..., Listeners], tmp_path: Path) -> None:
-    shared = UnixAddress(str(tmp_path / "s"))
-    listeners = opening(LOCAL, shared, slots=3)
-    others = listeners.slot(0)[0], listeners.slot(2)[0]
-    mine = listeners.keep_only(1)
-    assert [listener.fileno() >= 0 for listener in mine] == [True, True]
-    assert all(listener.fileno() == -1 for listener in others)
-    assert listeners.slot(0) == listeners.slot(2) == []
+def test_spare_slot_gets_nobody_until_it_listens(opening: Callable[..., Listeners]) -> None:
+    listeners = opening(LOCAL, slots=2, spare=1)
+    assert len(listeners) == 3 and listeners.listening == 2
+    clients = [socket.create_connection(("127.0.0.1", port_of(listeners))) for _ in range(32)]
+    assert sum(accepted(listeners.slot(index)[0]) for index in (0, 1)) == 32
+    listeners.listen(2)
+    assert listeners.listening == 3
+    clients += [socket.create_connection(("127.0.0.1", port_of(listeners))) for _ in range(64)]
+    counts = [accepted(listeners.slot(index)[0]) for index in range(3)]
+    assert sum(counts) == 64 and counts[2] > 0
+    for client in clients:
+        client.close()
+
+
+@linux
+def test_spare_listener_listens_in_a_process_that_has_inherited_it(opening: Callable[..., Listeners]) -> None:
+    """The reason for binding spare ones beforehand: a running worker needs no message to get it."""
+    listeners = opening(LOCAL, slots=1, spare=1)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        listener = listeners.slot(1)[0]
+        listener.settimeout(10)
+        deadline = time.monotonic() + 10
+        while not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.write(write, b"1" if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else b"0")
+        os._exit(0)
+    listeners.listen(1)
+    assert os.read(read, 1) == b"1"
+    os.waitpid(pid, 0)
+    os.close(read)
+    os.close(write)
+
+
+@linux
+@pytest.mark.parametrize("wanted", [1, 2, 4])
+def test_inherited_slots_keep_their_queues(opening: Callable[..., Listeners], wanted: int) -> None:
+    """A successor with fewer or more slots has all queues of its predecessor, with who waits there."""
+    old = opening(LOCAL, slots=3, spare=1)
+    clients = [socket.create_connection(("127.0.0.1", port_of(old))) for _ in range(24)]
+    copies = [[os.dup(listener.fileno()) for listener in old.slot(index)] for index in range(len(old))]
+    new = Listeners.inherited(copies, addresses=old.addresses, wanted=wanted, spare=2)
+    old.close()
+    try:
+        assert new.listening == max(3, wanted) and len(new) == max(4, wanted + 2)
+        assert sum(accepted(new.slot(index)[0]) for index in range(new.listening)) == 24
+        clients.append(socket.create_connection(("127.0.0.1", port_of(new))))
+    finally:
+        new.close()
+        for client in clients:
+            client.close()
+
+
+def test_one_inherited_socket_is_shared_by_all(opening: Callable[..., Listeners]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        port = given.getsockname()[1]
+        listeners = Listeners.inherited([[given.detach()]], wanted=3, spare=2)
+        try:
+            assert listeners.addresses == [TcpAddress("127.0.0.1", port)]
+            assert len({id(listeners.slot(index)[0]) for index in range(5)}) == 1
+            assert not os.get_inheritable(listeners.slot(0)[0].fileno())
+        finally:
+            listeners.close()
+
+
+def test_inherited_descriptor_must_be_a_socket_to_listen_on(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file, pytest.raises(ConfigError, match="is no socket"):
+        Listeners.inherited([[os.dup(file.fileno())]])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, pytest.raises(ConfigError, match="no stream"):
+        Listeners.inherited([[datagrams.fileno()]])
+    one, other = socket.socketpair()
+    with one, other, pytest.raises(ConfigError, match="no stream"):
+        Listeners.inherited([[one.fileno()]])
+    with pytest.raises(ConfigError, match="descriptor 999 is no socket"):
+        Listeners.inherited([[999]])
 
 
 # ------------------------------------------------------------------------------------------------------- addresses

@@ -1,0 +1,3 @@
+"""Types of lifeline.pyx."""
+
+def hold(fd: int) -> None: ...
