@@ -184,9 +184,7 @@ class Supervisor:
         self._lifeline, self._lifeline_end = os.pipe()
 
     def _close(self) -> None:
-        if self._successor or (self._heritage is not None and os.getppid() == self._heritage.predecessor):
-            self._listeners.disown()
-        self._listeners.close()
+        self._listeners_gone()
         self._board.close()
         os.close(self._lifeline)
         os.close(self._lifeline_end)
@@ -856,19 +854,29 @@ class Supervisor:
         self._stopping = True
         self._notifier.stopping()
         deadline = time.monotonic() + seconds + 1.0  # a moment longer than the workers give themselves
+        handing_over = self._somebody_else_serves()
         self._listeners_gone()
         self._end_zygotes()
         for child in self._children():
+            if handing_over and child.state in (State.READY, State.RETIRING):
+                if child.state is State.READY:
+                    child.talk.say({"retire": True})  # clients have somewhere to go: none is cut under a request
+                child.state, child.deadline = State.RETIRING, min(child.deadline, deadline)
+                continue
             if child.state is not State.RETIRING:
                 child.state = State.STOPPING
             child.deadline = min(child.deadline, deadline)
             self._send(child, signal.SIGTERM)
 
     def _listeners_gone(self) -> None:
-        """A Unix socket stays for the server that has taken over."""
-        if self._successor or (self._heritage is not None and os.getppid() == self._heritage.predecessor):
+        """A Unix socket stays for the server that has it as well."""
+        if self._somebody_else_serves():
             self._listeners.disown()
         self._listeners.close()
+
+    def _somebody_else_serves(self) -> bool:
+        """Is there another supervisor on the same sockets, after USR2: the one we have started, or who has started us?"""
+        return bool(self._successor) or (self._heritage is not None and os.getppid() == self._heritage.predecessor)
 
     def _kill_the_late(self, now: float) -> None:
         for child in self._children():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from fastserve import App
+from fastserve import App, Response
 
 
 def say(text: str) -> None:
@@ -24,6 +26,8 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
     if os.environ.get("TEST_STARTUP_HANGS"):
         say("hanging")
         await asyncio.sleep(60)
+    if (flag := os.environ.get("TEST_STARTUP_SLEEPS_IF")) and Path(flag).exists():
+        time.sleep(5)
     yield
     if os.environ.get("TEST_SHUTDOWN_FAILS"):
         raise RuntimeError("no goodbye")
@@ -70,6 +74,56 @@ async def block() -> str:
     say("block begins")
     time.sleep(60)
     return "never"
+
+
+@app.get("/block/{seconds:float}")
+async def block_for(seconds: float) -> str:
+    """Blocks the loop for a while, in a call."""
+    say("block begins")
+    time.sleep(seconds)
+    return "blocked"
+
+
+@app.get("/burn/{seconds:float}")
+async def burn_for(seconds: float) -> str:
+    """Blocks the loop for a while, computing."""
+    say("burn begins")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return "burnt"
+
+
+@app.get("/hold")
+async def hold() -> str:
+    """Holds the GIL, for longer than any test runs."""
+    say("hold begins")
+    re.match(r"(a+)+$", "a" * 64 + "b")
+    return "never"
+
+
+@app.get("/stream")
+async def stream() -> Response:
+    """A stream without an end."""
+
+    async def ticks() -> AsyncIterator[bytes]:
+        say("stream begins")
+        while True:
+            yield b"tick\n"
+            await asyncio.sleep(0.05)
+
+    return Response(ticks())
+
+
+@app.get("/segfault")
+async def segfault() -> str:
+    ctypes.string_at(0)
+    return "never"
+
+
+@app.get("/whoami")
+async def whoami() -> str:
+    return f"{os.getuid()} {os.getgid()} {os.umask(0o22):o}"
 
 
 @app.get("/stuck")
