@@ -257,12 +257,19 @@ class Config:
         "bytes",
         "resident memory above which a worker is replaced (default: never)",
         metavar="BYTES",
-        least=1 << 20,
+        least=1,
     )
     user: str | None = _option(
-        None, "processes", "text", "user, by name or number, that workers become after the sockets are open", "-u", metavar="USER"
+        None,
+        "processes",
+        "text",
+        "user, by name or number, that workers become after the sockets are open",
+        "-u",
+        metavar="USER",
     )
-    group: str | None = _option(None, "processes", "text", "group, by name or number, that workers become", "-g", metavar="GROUP")
+    group: str | None = _option(
+        None, "processes", "text", "group, by name or number, that workers become", "-g", metavar="GROUP"
+    )
     umask: int | None = _option(
         None, "processes", "mode", "file mode mask of workers, octal", "-m", metavar="MODE", least=0, most=0o777
     )

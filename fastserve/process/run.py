@@ -18,15 +18,13 @@ from typing import Any
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
 from fastserve.interfaces import make_handler
-from fastserve.process import envfile
-from fastserve.process import systemd, upgrade
+from fastserve.process import envfile, systemd, upgrade
 from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.logs import configure_logging, load_log_config, painter
 from fastserve.process.loops import describe, load_factory
 from fastserve.process.pidfile import PidFile
 from fastserve.process.privileges import Identity, warn_root
-from fastserve.process.server import Server
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 from fastserve.process.supervisor import Supervisor

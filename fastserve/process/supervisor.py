@@ -352,7 +352,9 @@ class Supervisor:
         return None
 
     def _inheritance(self) -> worker.Inheritance:
-        return worker.Inheritance(self._config, self._listeners, self._board, self._identity, self._lifeline, self._pid)
+        return worker.Inheritance(
+            self._config, self._hooks, self._listeners, self._board, self._identity, self._lifeline, self._pid
+        )
 
     def _fork(self, become: Callable[[], NoReturn], *ends: Talk) -> int:
         """Fork; the child runs `become` and keeps `ends`. Signals wait while it still has our handlers."""
