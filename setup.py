@@ -31,6 +31,7 @@ MODULES = [
     "protocol.service",
     "protocol.connection",
     "interfaces.call",
+    "interfaces.asgi",
     "interfaces.native",
     "interfaces.wsgi",
     "telemetry.access_log",

@@ -26,8 +26,11 @@ class FastserveError(Exception):
 class ConfigError(FastserveError):
     """An option, an address or an application reference cannot be used. The text is one readable line for an operator.
 
-    `exit_code`: what the command line ends with; 2 for wrong usage, 3 for an application that cannot start.
+    `exit_code`: what the command line ends with; 2 for wrong usage, 3 for an application that cannot start. `details`:
+    lines to print above that one, such as the application's own traceback; "" if there are none.
     """
+
+    details: str = ""
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
         super().__init__(message)

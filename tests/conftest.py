@@ -86,9 +86,10 @@ class Memory:
         from fastserve.protocol import Limits, Service
 
         half_close = limits.pop("half_close", False)
+        interface = limits.pop("interface", "native")
         self.loop = loop
         self.service = Service(
-            loop, make_handler(app, "native"), Limits(**limits), server_header=False, half_close=half_close
+            loop, make_handler(app, interface), Limits(**limits), server_header=False, half_close=half_close
         )
         self.connection = self.service.connect()
         self.transport = MemoryTransport(loop, self.connection)

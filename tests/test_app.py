@@ -95,10 +95,10 @@ class Asgi2:
     [
         (App(), "native"),
         (asgi3, "asgi"),
-        (asgi2, "asgi"),
+        (asgi2, "asgi2"),
         (asgi3_plain, "asgi"),
         (Asgi(), "asgi"),
-        (Asgi2, "asgi"),
+        (Asgi2, "asgi2"),
         (wsgi, "wsgi"),
         (Wsgi(), "wsgi"),
         (Wsgi().__call__, "wsgi"),
@@ -125,9 +125,8 @@ def test_make_handler():
     for no_wsgi in (app, 5):
         with pytest.raises(ConfigError, match="is not a WSGI application"):
             make_handler(no_wsgi, "wsgi")
-    for other, interface in ((asgi3, "auto"), (asgi3, "asgi")):
-        with pytest.raises(ConfigError, match=r"^ASGI applications are not supported yet by this version$"):
-            make_handler(other, interface)
+    for other, interface in ((asgi3, "auto"), (asgi3, "asgi"), (asgi2, "asgi2"), (Asgi(), "asgi3")):
+        make_handler(other, interface).close()
     with pytest.raises(ConfigError, match=r"is not a fastserve\.App"):
         make_handler(asgi3, "native")
     with pytest.raises(ConfigError, match="unknown interface 'rsgi'"):
@@ -197,14 +196,12 @@ def test_lifespan_as_a_plain_asynchronous_generator():
 
 def test_no_lifespan():
     async def main():
-        for context in (Lifespan(App()), Lifespan(wsgi, "wsgi")):
+        for context in (Lifespan(App()), Lifespan(wsgi, "wsgi"), Lifespan(asgi3, "asgi", "off")):
             await context.startup()
-            assert context.state == {}
+            assert context.state == {} and context.supported is (context.interface == "native")
             await context.shutdown()
 
     run(main())
-    with pytest.raises(ConfigError, match="not supported yet"):
-        Lifespan(asgi3, "asgi")
 
 
 def test_lifespan_that_fails_at_startup():

@@ -101,11 +101,40 @@ def test_factory_is_suggested(tmp_path: Path) -> None:
 def test_application_of_another_interface_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "asgi.py").write_text("async def app(scope, receive, send): pass\n")
     for workers in ("1", "2"):
-        with Running("asgi", "--port", "0", "-w", workers, cwd=tmp_path) as server:
-            if server.wait_for("ready|error").group() == "ready":
-                pytest.skip("ASGI is supported by now")
+        with Running("asgi", "--port", "0", "-w", workers, "--interface", "native", cwd=tmp_path) as server:
             assert server.wait() in (2, 3)
             assert len(server.lines) == 1 and server.lines[0].startswith("fastserve: error: ")
+
+
+ASGI_LIFESPAN = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.%s", "message": "no database"})
+        await receive()
+        await send({"type": "lifespan.shutdown.failed", "message": "still busy"})
+    else:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"asgi"})
+"""
+
+
+def test_a_startup_that_an_asgi_application_calls_failed_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "asgi.py").write_text(ASGI_LIFESPAN % "failed")
+    for workers in ("1", "2"):
+        with Running("asgi", "--port", "0", "-w", workers, cwd=tmp_path) as server:
+            assert server.wait() == 3
+            assert server.lines == ["fastserve: error: the application failed to start: no database"]
+
+
+def test_a_shutdown_that_an_asgi_application_calls_failed(tmp_path: Path) -> None:
+    (tmp_path / "asgi.py").write_text(ASGI_LIFESPAN % "complete")
+    with Running("asgi", "--port", "0", cwd=tmp_path) as server:
+        assert server.ready().get() == "asgi"
+        assert "asgi:app (asgi)" in server.err or "(asgi)" in server.err
+        assert server.stop() == 1
+        assert "ERROR: the application failed to shut down: still busy" in server.err
+        assert "Traceback" not in server.err
 
 
 def test_failing_import_shows_the_applications_traceback_only(tmp_path: Path) -> None:

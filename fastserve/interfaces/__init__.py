@@ -1,6 +1,6 @@
 """Which wing answers for an application: native, ASGI or WSGI.
 
-Room: floor 2. Called by: process/server.py. Calls: native.pyx, wsgi.pyx; the ASGI wing is still to come.
+Room: floor 2. Called by: process/server.py. Calls: native.pyx, asgi.pyx, wsgi.pyx.
 The rules of detection are uvicorn's, after the mark that App carries.
 """
 
@@ -16,16 +16,20 @@ from fastserve.errors import ConfigError
 if TYPE_CHECKING:
     from fastserve.protocol.hooks import Handler
 
-__all__ = ["detect", "make_handler"]
+__all__ = ["INTERFACES", "detect", "make_handler", "resolve"]
 
-Interface = Literal["native", "asgi", "wsgi"]
+Interface = Literal["native", "asgi", "asgi2", "wsgi"]
+
+INTERFACES = ("native", "asgi", "asgi2", "asgi3", "wsgi")
+"""What can be asked for by name."""
 
 
 def detect(app: Any) -> Interface:
-    """The interface `app` speaks. ConfigError if it is no application.
+    """The interface `app` speaks; "asgi" is ASGI 3. ConfigError if it is no application.
 
-    An App is known by its mark; a coroutine function, or an object whose __call__ is one, is ASGI 3; a callable of one
-    argument (ASGI 2) or of three is ASGI too; any other callable is WSGI.
+    An App is known by its mark; a coroutine function, an object whose __call__ is one, or a callable of three arguments
+    is ASGI 3, a callable of one argument ASGI 2; any other callable is WSGI. A partial is what is left of its function,
+    a class is judged by what making an instance takes.
     """
     if getattr(type(app), "__fastserve_app__", False):
         return "native"
@@ -36,13 +40,16 @@ def detect(app: Any) -> Interface:
     function = app
     while isinstance(function, functools.partial):
         function = function.func
+    arity = _arity(app)
     if inspect.isclass(function):
-        return "asgi" if hasattr(function, "__await__") or _arity(app) == 1 else "wsgi"
+        if hasattr(function, "__await__"):
+            return "asgi"
+        return "asgi2" if arity == 1 else "wsgi"
     if not inspect.isroutine(function):
         function = type(function).__call__
-    if inspect.iscoroutinefunction(function) or _arity(app) in (1, 3):
+    if inspect.iscoroutinefunction(function) or arity == 3:
         return "asgi"
-    return "wsgi"
+    return "asgi2" if arity == 1 else "wsgi"
 
 
 def _arity(app: Any) -> int | None:
@@ -67,13 +74,12 @@ def make_handler(
 ) -> Handler:
     """The Handler that answers exchanges with `app`; give it back with `.close()`, which joins its threads.
 
-    interface: "auto", "native", "asgi" or "wsgi". threads: size of the pool for `def` handlers and WSGI applications;
-    None: min(32, CPUs + 4), as in concurrent.futures; 0, for WSGI: on the event loop. state: what the lifespan yielded;
-    it may be filled after this call. root_path: where the application is mounted, SCRIPT_NAME of WSGI. multiprocess:
-    other processes serve it too. ConfigError if the app cannot be served.
+    interface: one of INTERFACES, or "auto". threads: size of the pool for `def` handlers and WSGI applications; None:
+    min(32, CPUs + 4), as in concurrent.futures; 0, for WSGI: on the event loop. state: what the lifespan yielded; it
+    may be filled after this call. root_path: where the application is mounted, SCRIPT_NAME of WSGI. multiprocess: other
+    processes serve it too. ConfigError if the app cannot be served.
     """
-    if interface == "auto":
-        interface = detect(app)
+    interface = resolve(app, interface)
     if interface == "native":
         from fastserve.interfaces.native import NativeHandler
 
@@ -84,12 +90,36 @@ def make_handler(
         if threads == 0:
             raise ConfigError("threads must be at least 1: only a WSGI application can run on the event loop instead")
         return NativeHandler(app, threads=threads, state=state)
-    if interface == "wsgi":
-        from fastserve.interfaces.wsgi import WSGIHandler
+    if interface in ("asgi", "asgi2"):
+        from fastserve.interfaces.asgi import ASGIHandler
 
-        if not callable(app) or getattr(type(app), "__fastserve_app__", False):
-            raise ConfigError(f"{type(app).__name__} is not a WSGI application: call it natively", exit_code=3)
-        return WSGIHandler(app, threads=threads, root_path=root_path, multiprocess=multiprocess)
-    if interface == "asgi":
-        raise ConfigError(f"{interface.upper()} applications are not supported yet by this version", exit_code=3)
-    raise ConfigError(f"unknown interface {interface!r}; there are auto, native, asgi, wsgi")
+        return ASGIHandler(_asgi3(app, interface), state=state, root_path=root_path)
+    from fastserve.interfaces.wsgi import WSGIHandler
+
+    if not callable(app) or getattr(type(app), "__fastserve_app__", False):
+        raise ConfigError(f"{type(app).__name__} is not a WSGI application: call it natively", exit_code=3)
+    return WSGIHandler(app, threads=threads, root_path=root_path, multiprocess=multiprocess)
+
+
+def resolve(app: Any, interface: str) -> Interface:
+    """The interface to call `app` by: what was asked for, or what it speaks. ConfigError if that cannot be.
+
+    "asgi" stands for ASGI 3, or ASGI 2 if the application looks like it; "asgi2" and "asgi3" are taken at their word.
+    """
+    if interface == "auto":
+        return detect(app)
+    if interface not in INTERFACES:
+        raise ConfigError(f"unknown interface {interface!r}; there are auto, {', '.join(INTERFACES)}")
+    if interface.startswith("asgi"):
+        if not callable(app):
+            raise ConfigError(
+                f"{type(app).__name__} is not callable, which interface {interface!r} asks for", exit_code=3
+            )
+        return "asgi2" if interface == "asgi2" or (interface == "asgi" and detect(app) == "asgi2") else "asgi"
+    return "native" if interface == "native" else "wsgi"
+
+
+def _asgi3(app: Any, interface: str) -> Any:
+    from fastserve.interfaces.asgi import asgi3
+
+    return asgi3(app) if interface == "asgi2" else app

@@ -14,18 +14,25 @@ cdef class HandlerCall(Call):
     cdef object yielded        # what the first step yielded, until the Task takes over
     cdef bint cancel_on_disconnect
     cdef bint started_task     # the task is a real one now
+    cdef bint listed           # in asyncio.all_tasks(), as a blank one
     cdef bint finished
     cdef bint pooled           # the wing asks reusable() after run(): the blank task is kept until then
 
     # Step `coro` now, in a fresh context, with current_task() working inside.
     cdef int run(self, object coro) except -1
     cdef bint reusable(self)
+    # The same, for callers that are not the handler's task: its CancelledError was answered and ends here.
+    cdef int go(self, object coro) except -1
+    # What run() does with an outcome, for a call that was not run.
+    cdef int settle(self, object value, object error) except -1
     # The coroutine returned / raised. Answer the exchange and return None, or return another coroutine: it goes on in the
     # same task and context (streaming a body, asynchronous error handlers). An exception from here answers 500.
     cdef object returned(self, object value)
     cdef object raised(self, object error)
 
     cdef int start_task(self, object task) except -1
+    cdef int _list(self, object task) except -1
+    cdef int _unlist(self, object task) except -1
     cdef object _step(self, object value, object error, bint *suspended)
     cdef object _ended(self, object value, object error)
     cdef int _finish(self) except -1

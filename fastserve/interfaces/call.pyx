@@ -10,8 +10,8 @@ Task by its own __init__ the moment somebody asks it anything, or when the corou
 (send, throw, close below), and we the coroutine: same object before and after, so that asyncio.timeout(), TaskGroup and anyio,
 which remember the task they were entered in, cancel the right one.
 
-The real Task's first step hands back the future that the coroutine yielded here; nothing is awaited twice.
-What differs from a plain Task: until its first suspension the handler's task is not in asyncio.all_tasks().
+The real Task's first step hands back the future that the coroutine yielded here; nothing is awaited twice. asyncio.all_tasks()
+lists a blank task too: it is entered for the time of its step, which costs less than a twentieth of a request.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ from asyncio import CancelledError, Task, tasks
 from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
 from cpython.dict cimport PyDict_DelItem, PyDict_SetItem
 from cpython.ref cimport PyObject
+from cpython.set cimport PySet_Add, PySet_Discard
+from cpython.weakref cimport PyWeakref_NewRef
 
 from libc.stdint cimport int64_t
 
@@ -49,6 +51,10 @@ cdef extern from *:
 
     int fs_pristine(object task)       # nobody else holds it, points at it weakly, or has put an attribute on it
 
+cdef object _list_task = getattr(tasks, "_register_eager_task", None)       # Python 3.12: what eager tasks use
+cdef object _unlist_task = getattr(tasks, "_unregister_eager_task", None)
+# Before that, all_tasks() reads this WeakSet. Entered without the callback of its own add(), for the entry never outlives us.
+cdef object _listed = getattr(tasks._all_tasks, "data", None) if _list_task is None else None
 cdef object _enter_task = tasks._enter_task
 cdef object _leave_task = tasks._leave_task
 cdef object _current_task = asyncio.current_task
@@ -203,9 +209,11 @@ cdef class HandlerCall(Call):
                 other = _current_task(self.loop)
                 _leave_task(self.loop, other)
                 _enter_task(self.loop, task)
+        self._list(task)
         try:
             yielded = self._step(None, None, &suspended)
         finally:
+            self._unlist(task)
             if _current_tasks is not None:
                 PyDict_DelItem(_current_tasks, self.loop)
             else:
@@ -236,12 +244,47 @@ cdef class HandlerCall(Call):
         self.finished = False
         return True
 
+    cdef int go(self, object coro) except -1:
+        try:
+            self.run(coro)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            # a CancelledError of the handler's own making: answered by raised(), and this is not the task it was meant for
+            pass
+        return 0
+
+    cdef int settle(self, object value, object error) except -1:
+        cdef object coro = self.returned(value) if error is None else self.raised(error)
+        if coro is not None:
+            return self.go(coro)
+        return self._finish()
+
     cdef int start_task(self, object task) except -1:
         if not self.started_task:
             self.started_task = True
+            self._unlist(task)  # it enters itself
             # Schedules its first step, registers it in all_tasks(). From here on asyncio calls send() and throw(). One that
             # is made real only after the handler has ended finds it finished, and is done.
             Task.__init__(task, self, loop=self.loop, context=self.context)
+        return 0
+
+    cdef int _list(self, object task) except -1:
+        if _list_task is not None:
+            _list_task(task)
+            self.listed = True
+        elif _listed is not None:
+            PySet_Add(_listed, PyWeakref_NewRef(task, None))
+            self.listed = True
+        return 0
+
+    cdef int _unlist(self, object task) except -1:
+        if self.listed:
+            self.listed = False
+            if _unlist_task is not None:
+                _unlist_task(task)
+            else:
+                PySet_Discard(_listed, PyWeakref_NewRef(task, None))  # the same object: a weak reference without callback
         return 0
 
     cdef object _step(self, object value, object error, bint *suspended):

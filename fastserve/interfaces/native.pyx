@@ -808,26 +808,6 @@ cdef class NativeCall(HandlerCall):
             return self.settle(None, error)
         return self.go(coro)
 
-    cdef int go(self, object coro) except -1:
-        try:
-            self.run(coro)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            # a CancelledError of the handler's own making: answered by raised(), and this is not the task it was meant
-            # for
-            pass
-        return 0
-
-    cdef int settle(self, object value, object error) except -1:
-        # What run() does with an outcome, for a call that has not been run.
-        cdef object coro = self.returned(value) if error is None else self.raised(error)
-        if coro is not None:
-            return self.go(coro)
-        self.finished = True
-        self.exchange = None
-        return 0
-
     # --- station 6: respond ---
 
     cdef object returned(self, object value):

@@ -568,7 +568,7 @@ cdef class WSGIHandler(Handler):
         cdef const uint8_t *target = data + head.target.off
         cdef fs_field *field = exchange.fields
         cdef fs_field *last = field + head.fields_count
-        cdef tuple ends = <tuple>exchange.channel.facts
+        cdef tuple ends = exchange.channel.facts if type(exchange.channel.facts) is tuple else None
         cdef uint64_t seen[4]
         cdef dict environ
         cdef object key, value, before

@@ -176,7 +176,18 @@ class Config:
     factory: bool = _option(False, "application", "flag", "MODULE:APP is a function that makes the application")
     app_dir: str = _option(".", "application", "text", "folder that modules are looked for in first", metavar="DIR")
     interface: str = _option(
-        "auto", "application", "text", "how the application is called", choices=("auto", "native", "asgi", "wsgi")
+        "auto",
+        "application",
+        "text",
+        "how the application is called",
+        choices=("auto", "native", "asgi", "asgi2", "asgi3", "wsgi"),
+    )
+    lifespan: str = _option(
+        "auto",
+        "application",
+        "text",
+        "ASGI lifespan: on, off, or auto: if the application knows it",
+        choices=("auto", "on", "off"),
     )
     root_path: str = _option(
         "", "application", "text", "the part of the path that a proxy in front cuts off", metavar="PATH"

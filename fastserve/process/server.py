@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from fastserve.errors import ConfigError
-from fastserve.interfaces import detect, make_handler
+from fastserve.interfaces import make_handler, resolve
 from fastserve.interfaces.lifespan import Lifespan
 from fastserve.process import envfile
 from fastserve.process.config import Address, Config, TcpAddress
@@ -39,13 +39,11 @@ def load_application(config: Config) -> tuple[Any, str]:
     """The application and the interface it speaks, or a ConfigError in one line. Its env file's variables are set."""
     envfile.apply(config.variables)
     app = load(config.app, factory=config.factory, app_dir=config.app_dir)
-    if config.interface != "auto":
-        return app, config.interface
     try:
-        interface = detect(app)
+        interface = resolve(app, config.interface)
     except ConfigError as error:
         raise ConfigError(str(error), exit_code=3) from None
-    if interface != "native" and not config.factory and takes_nothing(app):
+    if config.interface == "auto" and interface != "native" and not config.factory and takes_nothing(app):
         raise ConfigError(f"{config.app} takes no arguments: if it makes the application, add --factory", exit_code=3)
     return app, interface
 
@@ -160,7 +158,7 @@ class Server:
                 self._listeners = Listeners(
                     config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions
                 )
-            lifespan = Lifespan(self._app, self.interface)
+            lifespan = Lifespan(self._app, self.interface, config.lifespan)
             self._handler = make_handler(
                 self._app,
                 self.interface,
@@ -170,6 +168,8 @@ class Server:
                 multiprocess=config.workers > 1,
             )
             await lifespan.startup()
+            if self.interface.startswith("asgi") and not lifespan.supported:
+                self._handler.state = None  # a scope has a state only if there is a lifespan to give it one
             self._lifespan = lifespan
             self._observer = AccessLog(sys.stdout) if config.access_log else None
             self._service = Service(
@@ -219,6 +219,11 @@ class Server:
             )
             service.abort()
             await _within(service.wait_closed(), reserve / 3)
+        # What goes on after its answer (background tasks) has the same time; the application's shutdown comes behind it.
+        whole = (
+            await _within(self._handler.wait_idle(), deadline - reserve - asyncio.get_running_loop().time()) and whole
+        )
+        self._handler.cancel()
         await self._close_all(deadline)
         return whole
 

@@ -125,7 +125,7 @@ def be(
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             code = worker.run()
         except ConfigError as error:
-            details = error.details if isinstance(error, ApplicationError) else ""
+            details = getattr(error, "details", "")  # what the application has to say about it
             talk.say({"failed": str(error), "details": details[-DETAILS_MAX:], "exit_code": error.exit_code})
         except BaseException as error:
             reason = traceback.format_exception_only(error)[-1].strip()
@@ -243,8 +243,10 @@ class Worker:
             try:
                 await server.stop(limit)
             except Exception as error:
-                failure = ApplicationError.of("the application's shutdown failed", error)
-                logger.error("%s\n%s", failure, failure.details.rstrip())
+                failure = error
+                if not isinstance(error, ConfigError):  # otherwise it has said so itself
+                    failure = ApplicationError.of("the application's shutdown failed", error)
+                logger.error("%s\n%s", failure, getattr(failure, "details", "").rstrip())
                 return FORCED
             logger.info("stopped")
             return 0

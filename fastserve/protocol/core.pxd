@@ -93,6 +93,7 @@ cdef extern from "field_names.h" nogil:
         FS_FIELD_DATE
         FS_FIELD_CONTENT_TYPE
         FS_FIELD_COOKIE
+        FS_FIELD_TE
         FS_FIELD_COUNT
 
     uint16_t fs_field_id(const uint8_t *name, size_t len)

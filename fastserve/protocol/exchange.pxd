@@ -57,6 +57,7 @@ cdef class Exchange:
     # `count` bytes of the open file `fd` (duplicated) from `offset`, by sendfile. False: this wire cannot; nothing was done.
     cdef bint send_file(self, int fd, int64_t offset, int64_t count) except? False
     cdef int end(self) except -1
+    cdef int end_with(self, object trailers) except -1   # None or pairs; sent behind a chunked body, otherwise checked and dropped
     cdef int send(self, unsigned status, object headers, object body) except -1   # start + write + end, in one write
     cdef int send_simple(self, unsigned status, bytes content_type, object body) except -1  # the cheapest answer
     cdef int send_1xx(self, unsigned status, object headers) except -1
@@ -76,4 +77,5 @@ cdef class Exchange:
     cdef int _refuse(self, fs_out *out, size_t mark, int error, object what) except -1
     cdef int _write_framing_with_type(self, fs_out *out, bytes content_type) except -1
     cdef int _head_written(self, unsigned status) except -1
+    cdef bytes _trailer_section(self, object trailers)
     cdef int _finish(self) except -1

@@ -19,8 +19,8 @@ cdef extern from "Python.h":
 from fastserve.protocol.core cimport (
     FS_E_NONE, FS_E_RESPONSE_FIELD_NAME, FS_E_RESPONSE_FIELD_VALUE, FS_E_RESPONSE_FRAMING, FS_E_RESPONSE_TOO_LONG, FS_E_RESPONSE_TOO_SHORT,
     FS_FRAME_CHUNKED, FS_FRAME_LENGTH, fs_conn_send_1xx, fs_conn_send_body, fs_conn_send_end, fs_conn_send_head,
-    fs_error, fs_error_info, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field, fs_response_number,
-    fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal,
+    fs_error, fs_error_info, fs_field_id, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field, fs_response_number,
+    fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal, fs_trailer_allowed,
 )
 from fastserve.protocol.timers cimport precise_now
 from fastserve.protocol.wire cimport FilePiece
@@ -33,6 +33,9 @@ cdef enum:
     COPY_MAX = 16384   # a body up to this size is copied behind its head; a larger one is handed over as it is
     HEAD_ROOM = 512    # status line, Date, Server, framing, Connection: all that is not the application's
     KEEP_MAX = 16384   # a head is kept by keeping the read it came in, unless that is this much larger than the head
+
+# RFC 9110 sections 6.5.1 and 10.2: control data of a response that has no number in the core's table.
+cdef frozenset CONTROL_DATA = frozenset((b"age", b"allow", b"date", b"expires", b"location", b"retry-after", b"vary", b"warning"))
 
 
 cdef list _with_defaults(object headers, list defaults):
@@ -345,8 +348,17 @@ cdef class Exchange:
 
     cdef int end(self) except -1:
         """The body is complete. Raises LocalProtocolError, and cuts the connection, if less came than was declared."""
+        return self.end_with(None)
+
+    cdef int end_with(self, object trailers) except -1:
+        """The same, with trailer fields. One that may not be a trailer is a LocalProtocolError, and nothing was done. Only a
+        chunked body has a place for them (RFC 9112 section 7.1.2): behind any other they are dropped."""
         cdef int error
+        cdef fs_out *out
+        cdef bytes section = None
         self._check_open()
+        if trailers is not None:
+            section = self._trailer_section(trailers)
         if not self.started:
             raise LocalProtocolError("the response has no head")
         error = fs_conn_send_end(&self.channel.conn)
@@ -356,8 +368,41 @@ cdef class Exchange:
         if error != FS_E_NONE:
             raise LocalProtocolError((<bytes>fs_error_info(<fs_error>error).text).decode())
         if self.plan.body and self.plan.frame == FS_FRAME_CHUNKED:
-            fs_response_raw(self.channel.out(8), <const char *>b"0\r\n\r\n", 5)
+            if section is None:
+                fs_response_raw(self.channel.out(8), <const char *>b"0\r\n\r\n", 5)
+            else:
+                out = self.channel.out(PyBytes_GET_SIZE(section) + 8)
+                fs_response_raw(out, <const char *>b"0\r\n", 3)
+                fs_response_raw(out, PyBytes_AS_STRING(section), PyBytes_GET_SIZE(section))
+                fs_response_raw(out, <const char *>b"\r\n", 2)
         return self._finish()
+
+    cdef bytes _trailer_section(self, object trailers):
+        # RFC 9110 section 6.5.1: a sender must not put there what frames, routes, authenticates or describes the message.
+        cdef list names = []
+        cdef fs_out out
+        cdef bytearray space
+        cdef int error
+        cdef size_t size = 0
+        for name, value in trailers:
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise LocalProtocolError(f"a trailer is a pair of bytes, not {name!r}: {value!r}")
+            names.append((name, value))
+            size += len(name) + len(value) + 4
+        space = bytearray(size + 1)
+        out.data = space
+        out.cap = size
+        out.len = 0
+        for name, value in names:
+            if name.lower() in CONTROL_DATA or not fs_trailer_allowed(
+                    fs_field_id(<const uint8_t *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))):
+                raise LocalProtocolError(f"{name!r} cannot be a trailer (RFC 9110 section 6.5.1)")
+            error = fs_response_field(&out, <const uint8_t *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
+                                      <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+            if error != FS_E_NONE:
+                row = fs_error_info(<fs_error>error)
+                raise LocalProtocolError(f"{(<bytes>row.text).decode()}: {(name, value)!r} ({(<bytes>row.rule).decode()})")
+        return bytes(space[:out.len])
 
     cdef int _finish(self) except -1:
         cdef Channel channel = self.channel

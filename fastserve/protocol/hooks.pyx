@@ -11,6 +11,13 @@ cdef class Handler:
     cdef int handle(self, Exchange exchange) except -1:
         raise NotImplementedError
 
+    async def wait_idle(self):
+        """Until the calls are over that have answered and go on (background tasks). Called when the server stops, after the
+        last connection; cancelled if it takes too long."""
+
+    def cancel(self):
+        """Cancel what still runs: its time is up."""
+
     def close(self):
         """Join threads, drop references. Called once, after the last exchange."""
 

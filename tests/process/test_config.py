@@ -81,7 +81,7 @@ def test_addresses_of_options(options: dict[str, object], addresses: list[str]) 
         ({"timeout_keep_alive": float("inf")}, "timeout-keep-alive must be seconds, 0 or more, not inf"),
         ({"timeout_keep_alive": None}, "timeout-keep-alive must be seconds, 0 or more, not None"),
         ({"log_level": "loud"}, "log-level must be one of critical, error, warning, info, debug, not 'loud'"),
-        ({"interface": "cgi"}, "interface must be one of auto, native, asgi, wsgi, not 'cgi'"),
+        ({"interface": "cgi"}, "interface must be one of auto, native, asgi, asgi2, asgi3, wsgi, not 'cgi'"),
         ({"access_log": 1}, "access-log must be true or false, not 1"),
         ({"bind": 5}, "bind must be text, or several texts, not 5"),
         ({"bind": [5]}, "bind must be text, or several texts, not (5,)"),

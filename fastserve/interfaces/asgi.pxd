@@ -1,0 +1,69 @@
+# ASGIHandler: answers exchanges with an ASGI 3 application.
+#
+# Called by: Connection through the door Handler; native.pyx, for mounted applications. Calls: HandlerCall, Exchange.
+from libc.stdint cimport int64_t
+
+from fastserve.interfaces.call cimport HandlerCall
+from fastserve.protocol.exchange cimport Exchange
+from fastserve.protocol.hooks cimport Handler
+
+
+cdef class ASGIHandler(Handler):
+    cdef object app, loop, context
+    cdef public object state          # dict that every scope gets a copy of; None: no lifespan, no state
+    cdef str root_path                # put before every path, as a proxy has cut it off
+    cdef bytes raw_root_path
+    cdef set running                  # calls that are waiting for something
+    cdef list _idle_waiters
+
+    # `mounted`: the part of the path that an App above has taken for itself; "" if this is the application.
+    cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1
+    cdef dict scope(self, Exchange exchange, str mounted, object state)
+
+
+cdef enum Stage:
+    NOTHING     # no http.response.start yet
+    HELD        # the head is here, and waits for the first http.response.body (or a failure, which takes its place)
+    BODY        # the head is written, body events are due
+    TRAILERS    # the body is whole, http.response.trailers is due
+    COMPLETE    # nothing more may come
+
+
+cdef class ASGICall(HandlerCall):
+    cdef ASGIHandler wing
+    cdef dict scope                   # for the log; None once over
+    cdef Stage stage
+    cdef bint body_over               # the last http.request was given out, or the body broke off
+    cdef bint wants_trailers          # the head said `trailers`
+    cdef bint sends_trailers          # and the peer takes them
+    cdef unsigned status              # of a head that is HELD
+    cdef object headers
+    cdef list trailers
+    cdef unsigned turns               # events sent without a wait
+    cdef list waiters                 # Futures of receive() that wait for the end
+
+    cdef object next_event(self, Event event)
+    cdef object take_message(self, Event event)
+    cdef int start_event(self, object message) except -1
+    cdef int body_event(self, object message) except -1
+    cdef int trailers_event(self, object message) except -1
+    cdef int hint_event(self, object message) except -1
+    cdef int write_head(self, int64_t content_length) except -1
+    cdef int check_there(self) except -1
+    cdef int check_body_due(self, object kind) except -1
+    cdef int _check_length(self, Py_ssize_t size) except -1
+    cdef int completed(self) except -1
+    cdef int wake(self) except -1
+    cdef int log(self, str what, object error) except -1
+
+
+cdef class Event:
+    # What receive() and send(message) return: an awaitable that ends at once when nothing has to be waited for.
+    cdef ASGICall call
+    cdef bint sends                   # send(message); otherwise receive()
+    cdef object message
+    cdef object inner                 # iterator or coroutine of what is waited for
+    cdef bint sent                    # the message was dealt with
+    cdef bint over
+
+
