@@ -34,6 +34,7 @@ MODULES = [
     "interfaces.asgi",
     "interfaces.native",
     "interfaces.wsgi",
+    "interfaces.bridge",
     "telemetry.access_log",
     "process.lifeline",
 ]

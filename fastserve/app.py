@@ -1,8 +1,8 @@
 """App: routes, middleware, hooks, error handlers, state and lifespan of one application.
 
 Room: floor 2, plain Python; it only remembers what it was told. Called by: users; interfaces/native.pyx, which
-recognises it by `__fastserve_app__` and compiles it. Calls: routing.py, protocol/ (types). Never interfaces/ or
-process/. The names are Starlette's and FastAPI's.
+recognises it by `__fastserve_app__` and compiles it; ASGI servers. Calls: routing.py, protocol/ (types). Never
+process/, and of interfaces/ only the bridge, when an ASGI server calls. The names are Starlette's and FastAPI's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fastserve.errors import ConfigError
 from fastserve.protocol.request import Namespace, Request
 from fastserve.protocol.response import Response
 from fastserve.routing import Router, describe
+from fastserve.types import Receive, Scope, Send
 
 __all__ = ["App"]
 
@@ -45,6 +46,8 @@ class App(Router):
         self._middleware: list[Callable[..., Any]] = []
         self._before: list[Callable[..., Any]] = []
         self._after: list[Callable[..., Any]] = []
+        self._mounts: list[tuple[str, Any]] = []
+        self._bridge: Any = None  # made when an ASGI server calls
         self._exception_handlers: dict[int | type[Exception], Callable[..., Any]] = {}
         # the compiled forms of this app that serve at the moment: marked stale when something is added
         self._compiled: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -63,6 +66,35 @@ class App(Router):
                 exit_code=3,
             )
         return context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """This App as an ASGI 3 application, for other servers. Our own does not call it."""
+        if self._bridge is None:
+            from fastserve.interfaces.bridge import Bridge
+
+            self._bridge = Bridge(self)
+        await self._bridge(scope, receive, send)
+
+    def mount(self, path: str, app: Any) -> None:
+        """Give every path below `path` ("" or "/text") that no route of this App matches to an ASGI application.
+
+        It is called with `root_path` grown by `path`, while `path` stays whole, as the ASGI specification has it; its
+        `state` is what this App's lifespan yielded. Its own lifespan is not run. Of several mounts the longest takes
+        it. Source: starlette.applications.Starlette.mount.
+        """
+        path = path.removesuffix("/")
+        if path and not path.startswith("/"):
+            raise ConfigError(f"a mount begins with '/', {path!r} does not", exit_code=3)
+        if any(c in path for c in "{}?#"):
+            raise ConfigError(f"a mount is plain text, {path!r} is not", exit_code=3)
+        if not callable(app):
+            raise ConfigError(f"mount {path!r}: {app!r} is not callable", exit_code=3)
+        if app is self:
+            raise ConfigError(f"mount {path!r}: an App cannot be mounted in itself", exit_code=3)
+        if any(path == other for other, _ in self._mounts):
+            raise ConfigError(f"mount {path!r} is registered twice", exit_code=3)
+        self._mounts.append((path, app))
+        self._changed()
 
     # --- around the handlers ---
 

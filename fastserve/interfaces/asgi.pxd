@@ -13,7 +13,8 @@ cdef class ASGIHandler(Handler):
     cdef public object state          # dict that every scope gets a copy of; None: no lifespan, no state
     cdef str root_path                # put before every path, as a proxy has cut it off
     cdef bytes raw_root_path
-    cdef set running                  # calls that are waiting for something
+    cdef set running                  # calls that are waiting for something; tasks of mounts behind middleware
+    cdef object mounted               # for a mount: the application as it was given
     cdef list _idle_waiters
 
     # `mounted`: the part of the path that an App above has taken for itself; "" if this is the application.

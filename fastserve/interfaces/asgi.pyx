@@ -145,11 +145,21 @@ cdef class ASGIHandler(Handler):
             self._idle_waiters.append(waiter)
             await waiter
 
+    def forget(self, call):
+        """It has ended."""
+        self.running.discard(call)
+        if self._idle_waiters is not None and not self.running:
+            for waiter in self._idle_waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._idle_waiters = None
+
     def cancel(self):
         """Cancel the calls that are waiting."""
         for call in list(self.running):
-            if (<ASGICall>call).task is not None:
-                (<ASGICall>call).task.cancel("the server stops")
+            task = (<ASGICall>call).task if type(call) is ASGICall else call
+            if task is not None:
+                task.cancel("the server stops")
 
     # --- station 5: handle ---
 
@@ -327,7 +337,6 @@ cdef bint _says_trailers(const char *p, Py_ssize_t n) except -1:
 
 
 @cython.final
-@cython.freelist(64)
 cdef class ASGICall(HandlerCall):
     """One call of the application. `receive` and `respond` are what it gets as receive and send."""
 
@@ -617,23 +626,17 @@ cdef class ASGICall(HandlerCall):
 
     cdef int _finish(self) except -1:
         cdef Exchange exchange = self.exchange
-        cdef ASGIHandler wing = self.wing
         self.finished = True
         self.exchange = None
         self.scope = None
         self.headers = self.trailers = None
-        if not self.started_task:
+        if not self.started_task and not self.pooled:
             self.task = None
         if exchange is not None and not exchange.ended:
             exchange.fail(500)
         self.wake()
         if self.started_task:
-            wing.running.discard(self)
-            if wing._idle_waiters is not None and not wing.running:
-                for waiter in wing._idle_waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-                wing._idle_waiters = None
+            self.wing.forget(self)
         return 0
 
     cdef int log(self, str what, object error) except -1:

@@ -25,6 +25,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t
 
+from fastserve.interfaces.asgi cimport ASGIHandler
 from fastserve.interfaces.call cimport HandlerCall
 
 cdef extern from "Python.h":
@@ -53,7 +54,9 @@ from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport BodyListener, Namespace, Request, RequestBody, path_bytes
 from fastserve.protocol.response cimport Response, StreamingResponse, content_type_of
 
-from fastserve.errors import ClientDisconnected, HTTPException, RemoteProtocolError
+from fastserve.errors import ClientDisconnected, ConfigError, HTTPException, LocalProtocolError, RemoteProtocolError
+from fastserve.interfaces import detect
+from fastserve.interfaces.asgi import asgi3
 from fastserve.protocol.response import JSONResponse, PlainTextResponse, json_encode
 from fastserve.routing import JSON_MISFITS, MISSING, describe
 
@@ -301,6 +304,25 @@ cdef Refusal NOT_IMPLEMENTED = _refusal(501, None)
 
 
 @cython.final
+cdef class Mount:
+    # An ASGI application below a prefix. It takes what no route of the App matches.
+    cdef ASGIHandler handler
+    cdef str prefix
+    cdef list segments       # bytes
+    cdef bytes raw           # the prefix as bytes; "" takes everything
+
+    cdef bint takes(self, bytes path, bint escaped) except -1:
+        cdef list segments
+        if not self.segments:
+            return True
+        if not escaped:
+            # to the end of a segment: "/api" takes "/api" and "/api/x", not "/apix"
+            return path.startswith(self.raw) and (len(path) == len(self.raw) or path[len(self.raw)] == 47)
+        segments = path[1:].split(b"/")[:len(self.segments)]
+        return [_unescape(segment) for segment in segments] == self.segments
+
+
+@cython.final
 cdef class Leaf:
     # The endpoints of one path.
     cdef list by_id        # index: FS_METHOD_ number
@@ -483,11 +505,15 @@ cdef class NativeHandler(Handler):
     cdef bint _chained              # there are middleware or hooks
     cdef dict _exception_handlers
     cdef list _spare                # NativeCalls with their blank tasks, ready for another request
+    cdef list _mounts               # of Mount, the longest prefix first
+    cdef str root_path              # for what is mounted
     cdef object __weakref__
 
-    def __init__(self, app, *, threads=None, state=None):
+    def __init__(self, app, *, threads=None, state=None, root_path=""):
         self.app = app
         self.state = state
+        self.root_path = root_path
+        self._mounts = []
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._threads = threads if threads is not None else min(32, (os.cpu_count() or 1) + 4)
@@ -498,6 +524,21 @@ cdef class NativeHandler(Handler):
     def stale(self):
         """The app has changed: compile it again before the next request."""
         self._stale = True
+
+    def run_in(self, loop, context):
+        """From now on handlers run on this loop, in copies of this context. For those that call us without a Connection."""
+        self.loop = loop
+        self.context = context
+
+    async def wait_idle(self):
+        """Until the mounted applications have no call that is waiting for anything."""
+        for mount in self._mounts:
+            await (<Mount>mount).handler.wait_idle()
+
+    def cancel(self):
+        """Cancel such calls."""
+        for mount in self._mounts:
+            (<Mount>mount).handler.cancel()
 
     def close(self):
         """Join the threads of the pool; calls that have not begun are dropped."""
@@ -546,6 +587,7 @@ cdef class NativeHandler(Handler):
         for leaf in leaves:
             leaf.finish()
             methods |= leaf.methods
+        self._compile_mounts()
         self._exact = exact
         self._tree = tree
         self._server_options = _refusal(204, _allow(methods))
@@ -556,6 +598,36 @@ cdef class NativeHandler(Handler):
         self._exception_handlers = dict(app._exception_handlers)
         self._stale = False
         return 0
+
+    cdef int _compile_mounts(self) except -1:
+        cdef dict known = {((<Mount>old).prefix, id((<Mount>old).handler.mounted)): old for old in self._mounts}
+        cdef list mounts = []
+        cdef Mount mount
+        for prefix, app in self.app._mounts:
+            mount = known.get((prefix, id(app)))
+            if mount is None:
+                interface = detect(app)
+                if interface == "wsgi":
+                    raise ConfigError(
+                        f"mount {prefix!r}: {describe(app)} is no ASGI application", exit_code=3
+                    )
+                mount = Mount.__new__(Mount)
+                mount.prefix = prefix
+                mount.raw = prefix.encode("utf-8")
+                mount.segments = mount.raw.split(b"/")[1:]
+                mount.handler = ASGIHandler(asgi3(app) if interface == "asgi2" else app, root_path=self.root_path)
+                mount.handler.mounted = app
+            mounts.append(mount)
+        mounts.sort(key=_prefix_length, reverse=True)
+        self._mounts = mounts
+        return 0
+
+    cdef Mount _mounted(self, bytes path, bint escaped):
+        cdef Mount mount
+        for mount in self._mounts:
+            if mount.takes(path, escaped):
+                return mount
+        return None
 
     cdef object pool(self):
         if self._pool is None:
@@ -586,6 +658,9 @@ cdef class NativeHandler(Handler):
         if type(found) is Refusal and not self._chained and not self._exception_handlers:
             self._spare.append(call)
             return _refuse(exchange, <Refusal>found)
+        if type(found) is Mount and not self._chained:
+            self._spare.append(call)
+            return (<Mount>found).handler.answer(exchange, (<Mount>found).prefix, self.context, self.state or None)
         call.wing = self
         call.exchange = exchange
         call.loop = self.loop
@@ -594,6 +669,9 @@ cdef class NativeHandler(Handler):
         if type(found) is Endpoint:
             call.endpoint = <Endpoint>found
             call.cancel_on_disconnect = call.endpoint.cancel_on_disconnect
+        elif type(found) is Mount:
+            call.mount = <Mount>found
+            call.cancel_on_disconnect = True
         else:
             call.refusal = <Refusal>found
             call.cancel_on_disconnect = True
@@ -621,6 +699,7 @@ cdef class NativeHandler(Handler):
         cdef object leaf
         cdef Endpoint found
         cdef Search search
+        cdef Mount mount
         cdef bint escaped = head.parts.has_percent
         cdef bint slashes_differ = False
         cdef set allowed = None
@@ -662,6 +741,10 @@ cdef class NativeHandler(Handler):
                 return found
             allowed = search.allowed
         if allowed is None:
+            if self._mounts:
+                mount = self._mounted(path, escaped)
+                if mount is not None:
+                    return mount
             return NOT_FOUND
         if head.method_id == FS_METHOD_OPTIONS:
             return _refusal(204, _allow(allowed))
@@ -689,6 +772,10 @@ cdef class NativeHandler(Handler):
         expected[0] = False
         handler = handlers.get(Exception)
         return handler if handler is not None else handlers.get(500)
+
+
+def _prefix_length(Mount mount):
+    return len(mount.segments)
 
 
 cdef bytes _unescape(bytes segment):
@@ -736,7 +823,8 @@ cdef class WholeBody(BodyListener):
 cdef class NativeCall(HandlerCall):
     cdef NativeHandler wing
     cdef Endpoint endpoint     # or
-    cdef Refusal refusal
+    cdef Refusal refusal       # or
+    cdef Mount mount           # behind middleware or hooks
     cdef list values           # of the path parameters
     cdef bytes body            # for handlers that take it
     cdef unsigned status       # of answers that name none
@@ -746,6 +834,7 @@ cdef class NativeCall(HandlerCall):
     cdef int reset(self) except -1:
         self.endpoint = None
         self.refusal = None
+        self.mount = None
         self.values = None
         self.body = None
         self.recovering = self.over = False
@@ -1143,6 +1232,8 @@ async def _core(NativeCall call, Request request):
 async def _endpoint(NativeCall call, Request request):
     """The handler, or what takes its place."""
     cdef Endpoint endpoint = call.endpoint
+    if call.mount is not None:
+        return await _call_mounted(call, request)
     if endpoint is None:
         if call.refusal.status == 204:
             return Response(b"", 204, {"allow": call.refusal.allow.decode("ascii")})
@@ -1158,6 +1249,132 @@ async def _endpoint(NativeCall call, Request request):
     if isinstance(value, Coroutine):
         value = await value   # of a plain function that wraps an async one
     return value
+
+
+# --- mounted behind middleware ---
+
+
+class MountedResponse:
+    """What a mounted application sends, as a Response: middleware wants to see one."""
+
+    def __init__(self, request):
+        self.request = request
+        self.pieces = None        # of the request body, once asked for
+        self.started = None       # (status, headers)
+        self.parts = []           # of the body, not yet taken
+        self.complete = self.left = False
+        self.changed = asyncio.Event()
+        self.taken = asyncio.Event()
+        self.over = asyncio.Event()
+        self.body_over = False
+
+    async def receive(self):
+        if not self.body_over and not self.complete:
+            if self.pieces is None:
+                self.pieces = self.request.stream()
+            try:
+                piece = await anext(self.pieces, None)
+            except RemoteProtocolError:
+                piece = None
+                self.left = True
+            if not self.left:
+                self.body_over = piece is None
+                return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+            self.body_over = True
+        if not self.complete and not self.left:
+            await self.over.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        kind = message["type"]
+        if self.left:
+            raise ClientDisconnected()
+        if self.complete:
+            raise LocalProtocolError("an ASGI message was sent after the response was complete")
+        if kind == "http.response.start" and self.started is None:
+            headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers") or ()]
+            self.started = (message["status"], headers)
+            return
+        if kind != "http.response.body" or self.started is None:
+            raise LocalProtocolError(f"{kind!r} was sent out of order")
+        body = message.get("body", b"")
+        if not isinstance(body, (bytes, bytearray, memoryview)):
+            raise LocalProtocolError(f"'body' of 'http.response.body' is bytes, not {type(body).__name__}")
+        self.parts.append(bytes(body))
+        if not message.get("more_body", False):
+            self.complete = True
+            self.over.set()
+        self.changed.set()
+        while not self.complete and self.parts and not self.left:
+            self.taken.clear()
+            await self.taken.wait()
+
+    def leave_quietly(self, task):
+        # It has ended. What it raised behind its answer nobody awaits; before that _call_mounted and body() do.
+        if self.complete and not task.cancelled() and task.exception() is not None:
+            logger.error("exception in a mounted application, after its response", exc_info=task.exception())
+
+    def leave(self):
+        self.left = True
+        self.over.set()
+        self.taken.set()
+
+    async def body(self, task):
+        """The pieces, as the peer takes them."""
+        try:
+            while True:
+                while self.parts:
+                    piece = self.parts.pop(0)
+                    self.taken.set()
+                    if piece:
+                        yield piece
+                if self.complete:
+                    return
+                if task.done():
+                    task.result()
+                    raise RuntimeError("the mounted application returned before its response was complete")
+                await self.wait(task)
+        finally:
+            self.leave()
+
+    async def wait(self, task):
+        self.changed.clear()
+        waiting = asyncio.ensure_future(self.changed.wait())
+        try:
+            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+
+
+async def _call_mounted(NativeCall call, Request request):
+    """A mounted application, called so that its answer is a Response. It runs in a task of its own."""
+    cdef Mount mount = call.mount
+    cdef StreamingResponse streamed
+    cdef Response whole
+    answer = MountedResponse(request)
+    scope = mount.handler.scope(call.exchange, mount.prefix, call.wing.state or None)
+    scope["extensions"] = {}
+    task = asyncio.create_task(mount.handler.app(scope, answer.receive, answer.send))
+    mount.handler.running.add(task)
+    task.add_done_callback(mount.handler.forget)
+    task.add_done_callback(answer.leave_quietly)
+    try:
+        while not answer.parts and not answer.complete and not task.done():
+            await answer.wait(task)
+    except BaseException:
+        answer.leave()
+        raise
+    if not answer.parts and not answer.complete:
+        task.result()
+        raise RuntimeError("the mounted application returned without sending a response")
+    status, headers = answer.started
+    if answer.complete and len(answer.parts) == 1:
+        whole = Response(answer.parts[0], status)
+        whole._raw = headers
+        return whole
+    streamed = StreamingResponse(answer.body(task), status)
+    streamed._raw = headers
+    return streamed
 
 
 # --- streaming ---

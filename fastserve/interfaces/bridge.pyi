@@ -1,0 +1,16 @@
+"""Types of bridge.pyx."""
+
+from typing import Any
+
+from fastserve.interfaces.native import NativeHandler
+from fastserve.types import Receive, Scope, Send
+
+__all__ = ["Bridge"]
+
+class Bridge:
+    app: Any
+    state: dict[str, Any]
+    def __init__(self, app: Any) -> None: ...
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    def handler(self) -> NativeHandler: ...
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None: ...
