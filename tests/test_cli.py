@@ -167,7 +167,7 @@ def test_check_config_says_ok_and_opens_nothing(tmp_path: Path) -> None:
         (("a:b", "--log-config", "none.json"), 2, "log-config: cannot read 'none.json': No such file or directory"),
         (("nosuch:app",), 3, 'module "nosuch" not found'),
         (("broken:app",), 3, 'cannot import "broken": ValueError: no configuration'),
-        (("asyncio:sleep",), 3, ""),
+        (("asyncio:sleep",), 3, "sleep is async, and takes no (scope, receive, send)"),
         ((*APP, "--hooks", "asyncio:sleep"), 3, "hooks: 'asyncio:sleep' has none of when_ready"),
         ((*APP, "--loop", "asyncio:nothing"), 3, 'module "asyncio" has no attribute "nothing"'),
         ((*APP, "--pid", "no/such/folder"), 3, "pid: there is no folder"),

@@ -47,9 +47,26 @@ def detect(app: Any) -> Interface:
         return "asgi2" if arity == 1 else "wsgi"
     if not inspect.isroutine(function):
         function = type(function).__call__
-    if inspect.iscoroutinefunction(function) or arity == 3:
+    if inspect.iscoroutinefunction(function):
+        if not _takes_three(app):
+            name = getattr(app, "__name__", type(app).__name__)
+            raise ConfigError(
+                f"{name} is async, and takes no (scope, receive, send): it is no ASGI application", exit_code=3
+            )
+        return "asgi"
+    if arity == 3:
         return "asgi"
     return "asgi2" if arity == 1 else "wsgi"
+
+
+def _takes_three(app: Any) -> bool:
+    try:
+        inspect.signature(app).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # no signature can be had
+        pass
+    return True
 
 
 def _arity(app: Any) -> int | None:
