@@ -1,7 +1,8 @@
 /* Room:    kernels for x86-64 with AVX2: 32 bytes a round.
  * Called:  through fs_scan.
  * Calls:   scan_sse42.c for spans shorter than 32 bytes.
- * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2).
+ * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2);
+ *          masking (RFC 6455 5.3).
  *
  * Nothing outside [p, end) is read: a span that is no multiple of 32 is finished by a block that ends at `end` and
  * overlaps bytes already found good. How each class is told apart is explained in scan_sse42.c; this is its wide twin.
@@ -18,8 +19,10 @@ extern const fs_scan_kernels fs_scan_avx2;
 const uint8_t *fs_scan_sse42_token(const uint8_t *p, const uint8_t *end);
 const uint8_t *fs_scan_sse42_target(const uint8_t *p, const uint8_t *end);
 const uint8_t *fs_scan_sse42_value(const uint8_t *p, const uint8_t *end);
+const uint8_t *fs_scan_sse42_ascii(const uint8_t *p, const uint8_t *end);
+bool fs_scan_sse42_mask(uint8_t *out, const uint8_t *in, size_t len, uint32_t key);
 
-typedef enum { TOKEN, TARGET, VALUE } byte_class; /* always a constant: the branches on it vanish */
+typedef enum { TOKEN, TARGET, VALUE, ASCII } byte_class; /* always a constant: the branches on it vanish */
 
 /* vpshufb looks up within each half of 16 bytes, so both halves hold the table. */
 FS_INLINE ISA __m256i not_token(__m256i x) {
@@ -51,6 +54,7 @@ FS_INLINE ISA uint32_t bad_bits_at(const uint8_t *p, byte_class class) {
   __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)p);
   if (class == TOKEN) return (uint32_t)_mm256_movemask_epi8(not_token(x));
   if (class == TARGET) return (uint32_t)_mm256_movemask_epi8(not_target(x));
+  if (class == ASCII) return (uint32_t)_mm256_movemask_epi8(x);
   return (uint32_t)_mm256_movemask_epi8(not_value(x));
 }
 
@@ -78,6 +82,22 @@ static ISA const uint8_t *avx2_value(const uint8_t *p, const uint8_t *end) {
   return FS_UNLIKELY(end - p < 32) ? fs_scan_sse42_value(p, end) : scan_long(p, end, VALUE);
 }
 
-const fs_scan_kernels fs_scan_avx2 = {"avx2", avx2_token, avx2_target, avx2_value};
+static ISA const uint8_t *avx2_ascii(const uint8_t *p, const uint8_t *end) {
+  return FS_UNLIKELY(end - p < 32) ? fs_scan_sse42_ascii(p, end) : scan_long(p, end, ASCII);
+}
+
+static ISA bool avx2_mask(uint8_t *out, const uint8_t *in, size_t len, uint32_t key) {
+  if (len < 32) return fs_scan_sse42_mask(out, in, len, key);
+  const __m256i keys = _mm256_set1_epi32((int)key);
+  __m256i seen = _mm256_setzero_si256();
+  for (; len >= 32; len -= 32, in += 32, out += 32) {
+    __m256i x = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)in), keys);
+    seen = _mm256_or_si256(seen, x);
+    _mm256_storeu_si256((__m256i *)(void *)out, x);
+  }
+  return fs_mask_tail(out, in, len, key, _mm256_movemask_epi8(seen) ? UINT64_C(0x80) : 0);
+}
+
+const fs_scan_kernels fs_scan_avx2 = {"avx2", avx2_token, avx2_target, avx2_value, avx2_ascii, avx2_mask};
 
 #endif

@@ -1,7 +1,8 @@
 /* Room:    kernels for AArch64 (Advanced SIMD): 16 bytes a round.
  * Called:  through fs_scan.
  * Calls:   nobody; reads the tables of scan.c for spans of one to three bytes.
- * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2).
+ * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2);
+ *          masking (RFC 6455 5.3).
  *
  * Nothing outside [p, end) is read; tails and short spans as in scan_sse42.c.
  * Little-endian only: the lowest bit must be the first byte.
@@ -14,7 +15,7 @@
 
 extern const fs_scan_kernels fs_scan_neon;
 
-typedef enum { TOKEN, TARGET, VALUE } byte_class; /* always a constant: the branches on it vanish */
+typedef enum { TOKEN, TARGET, VALUE, ASCII } byte_class; /* always a constant: the branches on it vanish */
 
 /* The tchar set as a bitmap of 16 x 8, see scan_sse42.c. tbl yields 0 for an index from 16 on: by_high has no entry for
  * the high nibbles of bytes from 0x80. */
@@ -42,7 +43,10 @@ FS_INLINE uint8x16_t not_value(uint8x16_t x) {
 /* Bits 4i to 4i+3 are set when byte i is not of the class: shrn keeps the middle byte of each pair, so every byte of
  * the comparison leaves one nibble. */
 FS_INLINE uint64_t bad_nibbles(uint8x16_t x, byte_class class) {
-  uint8x16_t bad = class == TOKEN ? not_token(x) : class == TARGET ? not_target(x) : not_value(x);
+  uint8x16_t bad = class == TOKEN    ? not_token(x)
+                   : class == TARGET ? not_target(x)
+                   : class == ASCII  ? vcgeq_u8(x, vdupq_n_u8(0x80))
+                                     : not_value(x);
   return vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(bad), 4)), 0);
 }
 
@@ -67,7 +71,7 @@ FS_INLINE const uint8_t *scan_short(const uint8_t *p, const uint8_t *end, byte_c
     size_t i = first_byte(bad); /* below 8: the upper half repeats the lower */
     return i < 4 ? p + i : end - 8 + i;
   }
-  while (p < end && table[*p]) p++;
+  while (p < end && (class == ASCII ? *p < 0x80 : table[*p])) p++;
   return p;
 }
 
@@ -95,6 +99,19 @@ static const uint8_t *neon_value(const uint8_t *p, const uint8_t *end) {
   return scan_span(p, end, VALUE, fs_is_value);
 }
 
-const fs_scan_kernels fs_scan_neon = {"neon", neon_token, neon_target, neon_value};
+static const uint8_t *neon_ascii(const uint8_t *p, const uint8_t *end) { return scan_span(p, end, ASCII, NULL); }
+
+static bool neon_mask(uint8_t *out, const uint8_t *in, size_t len, uint32_t key) {
+  const uint8x16_t keys = vreinterpretq_u8_u32(vdupq_n_u32(key));
+  uint8x16_t seen = vdupq_n_u8(0);
+  for (; len >= 16; len -= 16, in += 16, out += 16) {
+    uint8x16_t x = veorq_u8(vld1q_u8(in), keys);
+    seen = vorrq_u8(seen, x);
+    vst1q_u8(out, x);
+  }
+  return fs_mask_tail(out, in, len, key, vmaxvq_u8(seen) & 0x80);
+}
+
+const fs_scan_kernels fs_scan_neon = {"neon", neon_token, neon_target, neon_value, neon_ascii, neon_mask};
 
 #endif

@@ -1,7 +1,8 @@
 /* Room:    kernels for x86-64 with SSE4.2 (SSSE3's pshufb is what they need): 16 bytes a round.
  * Called:  through fs_scan; by scan_avx2.c for what is shorter than its block.
  * Calls:   nobody; reads the tables of scan.c for spans of one to three bytes.
- * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2).
+ * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2);
+ *          masking (RFC 6455 5.3).
  *
  * Nothing outside [p, end) is read. A span that is no multiple of the block is finished by a block that ends at `end`
  * and overlaps bytes already found good; a span shorter than a block is put together from two overlapping halves.
@@ -18,8 +19,10 @@ extern const fs_scan_kernels fs_scan_sse42;
 const uint8_t *fs_scan_sse42_token(const uint8_t *p, const uint8_t *end);
 const uint8_t *fs_scan_sse42_target(const uint8_t *p, const uint8_t *end);
 const uint8_t *fs_scan_sse42_value(const uint8_t *p, const uint8_t *end);
+const uint8_t *fs_scan_sse42_ascii(const uint8_t *p, const uint8_t *end);
+bool fs_scan_sse42_mask(uint8_t *out, const uint8_t *in, size_t len, uint32_t key);
 
-typedef enum { TOKEN, TARGET, VALUE } byte_class; /* always a constant: the branches on it vanish */
+typedef enum { TOKEN, TARGET, VALUE, ASCII } byte_class; /* always a constant: the branches on it vanish */
 
 /* The tchar set as a bitmap of 16 x 8: by_low[low nibble] has bit h set when the byte 16 * h + low is a tchar,
  * by_high[high nibble] is that bit. pshufb yields 0 for an index with bit 7 set, so no byte from 0x80 is a token. */
@@ -51,6 +54,7 @@ FS_INLINE ISA __m128i not_value(__m128i x) {
 FS_INLINE ISA unsigned bad_bits(__m128i x, byte_class class) {
   if (class == TOKEN) return (unsigned)_mm_movemask_epi8(not_token(x));
   if (class == TARGET) return (unsigned)_mm_movemask_epi8(not_target(x));
+  if (class == ASCII) return (unsigned)_mm_movemask_epi8(x);
   return (unsigned)_mm_movemask_epi8(not_value(x));
 }
 
@@ -80,7 +84,7 @@ FS_INLINE ISA const uint8_t *scan_short(const uint8_t *p, const uint8_t *end, by
     unsigned i = (unsigned)__builtin_ctz(bad);
     return i < 4 ? p + i : end - 8 + i;
   }
-  while (p < end && table[*p]) p++;
+  while (p < end && (class == ASCII ? *p < 0x80 : table[*p])) p++;
   return p;
 }
 
@@ -108,6 +112,23 @@ ISA const uint8_t *fs_scan_sse42_value(const uint8_t *p, const uint8_t *end) {
   return scan_span(p, end, VALUE, fs_is_value);
 }
 
-const fs_scan_kernels fs_scan_sse42 = {"sse42", fs_scan_sse42_token, fs_scan_sse42_target, fs_scan_sse42_value};
+ISA const uint8_t *fs_scan_sse42_ascii(const uint8_t *p, const uint8_t *end) {
+  return scan_span(p, end, ASCII, NULL);
+}
+
+/* A block that overlapped the one before would be masked twice where `out` is `in`: the tail goes by words. */
+ISA bool fs_scan_sse42_mask(uint8_t *out, const uint8_t *in, size_t len, uint32_t key) {
+  const __m128i keys = _mm_set1_epi32((int)key);
+  __m128i seen = _mm_setzero_si128();
+  for (; len >= 16; len -= 16, in += 16, out += 16) {
+    __m128i x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)in), keys);
+    seen = _mm_or_si128(seen, x);
+    _mm_storeu_si128((__m128i *)(void *)out, x);
+  }
+  return fs_mask_tail(out, in, len, key, _mm_movemask_epi8(seen) ? UINT64_C(0x80) : 0);
+}
+
+const fs_scan_kernels fs_scan_sse42 = {"sse42",             fs_scan_sse42_token, fs_scan_sse42_target,
+                                       fs_scan_sse42_value, fs_scan_sse42_ascii, fs_scan_sse42_mask};
 
 #endif

@@ -1,7 +1,8 @@
 /* Room:    portable kernels: eight bytes in a 64-bit word where arithmetic can tell, else a table, four bytes a round.
  * Called:  through fs_scan, on processors without a better level.
  * Calls:   nobody; reads the tables of scan.c.
- * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2).
+ * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2);
+ *          masking (RFC 6455 5.3).
  */
 #include "scan.h"
 
@@ -57,4 +58,23 @@ static const uint8_t *swar_value(const uint8_t *p, const uint8_t *end) {
   return by_table(p, end, fs_is_value);
 }
 
-const fs_scan_kernels fs_scan_swar = {"swar", swar_token, swar_target, swar_value};
+static const uint8_t *swar_ascii(const uint8_t *p, const uint8_t *end) {
+  for (; end - p >= 8; p += 8) {
+    if (load64(p) & HIGH) break;
+  }
+  while (p < end && *p < 0x80) p++;
+  return p;
+}
+
+/* The key twice is the key of eight bytes. */
+static bool swar_mask(uint8_t *out, const uint8_t *in, size_t len, uint32_t key) {
+  uint64_t keys = key | (uint64_t)key << 32, seen = 0;
+  for (; len >= 8; len -= 8, in += 8, out += 8) {
+    uint64_t word = load64(in) ^ keys;
+    seen |= word;
+    memcpy(out, &word, 8);
+  }
+  return fs_mask_tail(out, in, len, key, seen);
+}
+
+const fs_scan_kernels fs_scan_swar = {"swar", swar_token, swar_target, swar_value, swar_ascii, swar_mask};

@@ -319,7 +319,7 @@ enum { HEAD_LEN = 65536 };
 /* A head of 64 KiB, one byte at a time. Two proofs that nothing is looked at twice: the kernels count what they scan, and
  * all bytes before the word in hand are overwritten with NUL until the head is whole: one of them read again is a fault. */
 static void slow_head_of(const char *what, size_t len) {
-  static const fs_scan_kernels counting = {"counting", count_token, count_target, count_value};
+  static const fs_scan_kernels counting = {"counting", count_token, count_target, count_value, NULL, NULL};
   static uint8_t copy[HEAD_LEN];
   fs_limits wide = limits;
   wide.request_line_bytes_max = HEAD_LEN;

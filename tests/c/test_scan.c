@@ -1,7 +1,7 @@
 /* Room:    tests of the byte kernels, all levels of this processor, against predicates written from the ABNF.
  * Called:  by `make ctest`.
  * Calls:   csrc/scan*.c.
- * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2).
+ * Rules:   token (RFC 9110 5.6.2), field-value (RFC 9110 5.5), request-target bytes (RFC 9112 3.2); masking (RFC 6455 5.3).
  */
 #include "harness.h"
 
@@ -18,6 +18,8 @@ static bool want_target(int c) { return is_vchar(c) && c != '#'; }
 /* field-vchar = VCHAR / obs-text; between them SP and HTAB; obs-text = %x80-FF */
 static bool want_value(int c) { return is_vchar(c) || (c >= 0x80 && c <= 0xFF) || c == ' ' || c == '\t'; }
 
+static bool want_ascii(int c) { return c < 0x80; }
+
 static const struct {
   const char *name;
   bool (*want)(int c);
@@ -27,6 +29,7 @@ static const struct {
   {"token", want_token, fs_is_token, offsetof(fs_scan_kernels, token)},
   {"target", want_target, fs_is_target, offsetof(fs_scan_kernels, target)},
   {"value", want_value, fs_is_value, offsetof(fs_scan_kernels, value)},
+  {"ascii", want_ascii, NULL, offsetof(fs_scan_kernels, ascii)},
 };
 enum { CLASSES = sizeof classes / sizeof classes[0], LONGEST = 80 };
 
@@ -38,6 +41,7 @@ static fs_scan_fn kernel_of(const fs_scan_kernels *level, int class) {
 
 static void tables(void) {
   for (int class = 0; class < CLASSES; class++) {
+    if (classes[class].table == NULL) continue;
     for (int c = 0; c < 256; c++) {
       bool good = CHECK(classes[class].table[c] == classes[class].want(c));
       if (!good) printf("  %s, byte 0x%02X\n", classes[class].name, c);
@@ -139,7 +143,7 @@ static void neighbours_of(const fs_scan_kernels *level) {
   for (int class = 0; class < CLASSES; class++) {
     for (int start = 0; start < 32; start++) {
       for (int len = 0; len <= LONGEST; len++) {
-        memset(text, 0, sizeof text);
+        memset(text, classes[class].want(0) ? 0x80 : 0, sizeof text);
         memset(text + start, 'z', (size_t)len);
         CHECK(kernel_of(level, class)(text + start, text + start + len) == text + start + len);
         CHECK(kernel_of(level, class)(text + start, text + sizeof text) == text + start + len);
@@ -150,11 +154,37 @@ static void neighbours_of(const fs_scan_kernels *level) {
 
 static void neighbours(void) { each_level(neighbours_of); }
 
+/* Every length up to 200, in place and into another place, against the definition (RFC 6455 5.3); and whether the answer
+ * "all ASCII" is true with none, and with each byte the only one that is not. */
+static void masking_of(const fs_scan_kernels *level) {
+  uint8_t plain[200], want[200], apart[202];
+  for (size_t len = 0; len <= 200; len++) {
+    uint32_t key = random_below(0xFFFFFFFF);
+    uint8_t bytes[4];
+    memcpy(bytes, &key, 4);
+    for (size_t high = 0; high <= len; high++) { /* `high` == len: none is */
+      for (size_t i = 0; i < len; i++) {
+        want[i] = (uint8_t)(i == high ? 0x80 + random_below(128) : random_below(128));
+        plain[i] = want[i] ^ bytes[i % 4];
+      }
+      uint8_t *in = len & 1 ? guard_end(plain, len) : guard_start(plain, len);
+      memset(apart, 0xEE, sizeof apart);
+      CHECK(level->mask(apart + 1, in, len, key) == (high == len));
+      CHECK(memcmp(apart + 1, want, len) == 0 && apart[0] == 0xEE && apart[len + 1] == 0xEE);
+      CHECK(level->mask(in, in, len, key) == (high == len));
+      CHECK(memcmp(in, want, len) == 0);
+    }
+  }
+}
+
+static void masking(void) { each_level(masking_of); }
+
 static const harness_test tests[] = {
   {"tables", tables},
   {"levels", levels},
   {"blocks", blocks},
   {"random texts", random_texts},
   {"neighbours", neighbours},
+  {"masking", masking},
 };
 HARNESS_MAIN(tests)
