@@ -29,6 +29,7 @@ MODULES = [
     "protocol.exchange",
     "protocol.hooks",
     "protocol.service",
+    "protocol.websocket",
     "protocol.connection",
     "interfaces.call",
     "interfaces.asgi",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names as in _WHERE, for type checkers and editors,
     from fastserve.errors import ClientDisconnected as ClientDisconnected
     from fastserve.errors import FastserveError as FastserveError
     from fastserve.errors import HTTPException as HTTPException
+    from fastserve.errors import WebSocketDisconnect as WebSocketDisconnect
     from fastserve.params import Header as Header
     from fastserve.params import Json as Json
     from fastserve.params import Query as Query
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # the same names as in _WHERE, for type checkers and editors,
     from fastserve.protocol.response import RedirectResponse as RedirectResponse
     from fastserve.protocol.response import Response as Response
     from fastserve.protocol.response import StreamingResponse as StreamingResponse
+    from fastserve.protocol.websocket import WebSocket as WebSocket
     from fastserve.routing import Router as Router
 
 ensure_compiled(__file__)
@@ -44,6 +46,8 @@ _WHERE = {
     "JSONResponse": "fastserve.protocol.response",
     "RedirectResponse": "fastserve.protocol.response",
     "StreamingResponse": "fastserve.protocol.response",
+    "WebSocket": "fastserve.protocol.websocket",
+    "WebSocketDisconnect": "fastserve.errors",
     "Query": "fastserve.params",
     "Header": "fastserve.params",
     "State": "fastserve.params",

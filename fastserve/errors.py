@@ -16,6 +16,7 @@ __all__ = [
     "LocalProtocolError",
     "ProtocolError",
     "RemoteProtocolError",
+    "WebSocketDisconnect",
 ]
 
 
@@ -78,3 +79,16 @@ class HTTPException(FastserveError):
         self.status_code = status_code
         self.detail = detail
         self.headers = dict(headers) if headers is not None else None
+
+
+class WebSocketDisconnect(FastserveError):
+    """A WebSocket has ended; there is nothing more to receive, and nobody to send to.
+
+    `code`: of the close frame (RFC 6455 section 7.4); 1005 if it named none, 1006 if the connection ended without one, and
+    what we told the peer if it was us (1002, 1007, 1009: it broke a rule; 1011: no pong; 1012: the server restarts).
+    """
+
+    def __init__(self, code: int = 1000, reason: str | None = None) -> None:
+        super().__init__(f"{code}: {reason}" if reason else str(code))
+        self.code = code
+        self.reason = reason or ""

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from fastserve.errors import ConfigError
 from fastserve.params import marker_of
 from fastserve.protocol.request import Request, json_decode
+from fastserve.protocol.websocket import WebSocket
 
 try:
     import msgspec
@@ -183,7 +184,7 @@ def parse_path(path: str) -> tuple[Segment, ...]:
 
 
 class Argument(NamedTuple):
-    """How one argument of a handler is got. `source`: request, path, query, header, state, body (bytes) or json."""
+    """How one argument of a handler is got. `source`: request, websocket, path, query, header, state, body (bytes), json."""
 
     name: str
     source: str
@@ -386,6 +387,8 @@ def _argument(parameter: inspect.Parameter, annotation: Any, in_path: dict[str, 
         )
     if isinstance(annotation, type) and issubclass(annotation, Request):
         return Argument(name, "request", name, keyword=keyword)
+    if isinstance(annotation, type) and issubclass(annotation, WebSocket):
+        return Argument(name, "websocket", name, keyword=keyword)
 
     marker = marker_of(annotation)
     if marker is None and typing.get_origin(annotation) in (Union, types.UnionType):
@@ -424,6 +427,8 @@ def _argument(parameter: inspect.Parameter, annotation: Any, in_path: dict[str, 
         return Argument(name, "body", name, keyword=keyword)
     if name == "request" and annotation in (MISSING, Any, object):
         return Argument(name, "request", name, keyword=keyword)
+    if name in ("websocket", "ws") and annotation in (MISSING, Any, object):
+        return Argument(name, "websocket", name, keyword=keyword)
     hint = f"Query[{_type_name(annotation) if annotation is not MISSING else 'str'}]"
     raise TypeError(
         f"unknown parameter {name!r}: it is not in the path; annotate it as {hint}, Header[...], State[...], "
@@ -447,6 +452,8 @@ def plan_of(handler: Callable[..., Any], in_path: dict[str, Converter]) -> tuple
         _argument(parameter, annotations.get(name, MISSING), in_path)
         for name, parameter in signature.parameters.items()
     )
+    if sum(argument.source == "websocket" for argument in plan) > 1:
+        raise TypeError("one parameter is enough for the WebSocket")
     consumers = [argument.name for argument in plan if argument.source in ("body", "json")]
     if len(consumers) > 1:
         raise TypeError(f"only one parameter may take the body, here are {' and '.join(map(repr, consumers))}")
@@ -460,7 +467,8 @@ class Route:
     """One path, its methods and its handler. Made by the decorators.
 
     `kind`: how the handler is called. "coroutine": `async def`. "thread": `def`, in the thread pool. "inline": `def`
-    with `blocking=False`, and generator functions, whose call only makes the generator.
+    with `blocking=False`, and generator functions, whose call only makes the generator. `methods` of a WebSocket's route
+    is ("WEBSOCKET",), for want of a method: no request can name it, `websocket` tells it from a method of that name.
     Raises ConfigError, which names the handler, for a path or signature that cannot be served.
     """
 
@@ -471,6 +479,7 @@ class Route:
     kind: Literal["coroutine", "thread", "inline"]
     blocking: bool
     cancel_on_disconnect: bool
+    websocket: bool
     segments: tuple[Segment, ...]
     plan: tuple[Argument, ...]
 
@@ -483,12 +492,14 @@ class Route:
         name: str | None = None,
         blocking: bool | None = None,
         cancel_on_disconnect: bool = True,
+        websocket: bool = False,
     ) -> None:
         if not callable(handler):
             raise ConfigError(f"route {path!r}: the handler {handler!r} is not callable", exit_code=3)
         if isinstance(methods, str):
             methods = (methods,)
-        self.methods = tuple(sorted({method.upper() for method in methods}))
+        self.websocket = websocket
+        self.methods = ("WEBSOCKET",) if websocket else tuple(sorted({method.upper() for method in methods}))
         for method in self.methods:
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Z-]+", method):
                 raise ConfigError(
@@ -516,6 +527,13 @@ class Route:
             if blocking and asynchronous:
                 raise TypeError("blocking=True is for plain functions, this one is async")
             self.plan = plan_of(handler, dict(self.parameters))
+            takes = {argument.source for argument in self.plan}
+            if websocket and self.kind != "coroutine":
+                raise TypeError("a WebSocket's handler is `async def`")
+            if websocket and takes & {"body", "json", "request"}:
+                raise TypeError("a WebSocket has neither a Request nor a body: annotate the parameter as WebSocket")
+            if not websocket and "websocket" in takes:
+                raise TypeError("only the handler of @app.websocket gets a WebSocket")
         except TypeError as error:
             raise ConfigError(f"{'/'.join(self.methods)} {path}: {describe(handler)}: {error}", exit_code=3) from error
 
@@ -689,6 +707,33 @@ class Router:
             path, methods=("OPTIONS",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
         )
 
+    def add_websocket_route(
+        self, path: str, handler: Callable[..., Any], *, name: str | None = None, cancel_on_disconnect: bool = False
+    ) -> Route:
+        """Register `handler` for WebSockets without a decorator."""
+        route = Route(
+            self.prefix + path, handler, name=name, cancel_on_disconnect=cancel_on_disconnect, websocket=True
+        )
+        _take(self._taken, [route])
+        self._entries.append(route)
+        self._changed()
+        return route
+
+    def websocket(
+        self, path: str, *, name: str | None = None, cancel_on_disconnect: bool = False
+    ) -> Callable[[Handler], Handler]:
+        """Decorator for an `async def` that talks to a WebSocket; it may stand beside a GET route of the same path.
+
+        A client that leaves ends `receive` and `send` with WebSocketDisconnect; with `cancel_on_disconnect=True` it cancels
+        the handler, whatever it waits for. Middleware and hooks are for requests: they do not run.
+        """
+
+        def register(handler: Handler) -> Handler:
+            self.add_websocket_route(path, handler, name=name, cancel_on_disconnect=cancel_on_disconnect)
+            return handler
+
+        return register
+
     # --- reading ---
 
     @property
@@ -735,6 +780,7 @@ def _take(taken: dict[tuple[object, str], Route], routes: Iterable[Route]) -> No
     for route in routes:
         shape = route.shape
         for method in route.methods:
+            method = "a WebSocket" if route.websocket else method
             other = taken.get((shape, method)) or fresh.get((shape, method))
             if other is not None:
                 raise ConfigError(

@@ -37,6 +37,7 @@ PROTOCOL_ORDER = (
     "exchange",
     "hooks",
     "service",
+    "websocket",
     "connection",
 )
 """Inside floor 1: each module imports only modules named before it."""

@@ -53,8 +53,11 @@ from fastserve.protocol.headers cimport raw_headers
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport BodyListener, Namespace, Request, RequestBody, path_bytes
 from fastserve.protocol.response cimport Response, StreamingResponse, content_type_of
+from fastserve.protocol.websocket cimport WebSocket, asks_for_websocket
 
-from fastserve.errors import ClientDisconnected, ConfigError, HTTPException, LocalProtocolError, RemoteProtocolError
+from fastserve.errors import (
+    ClientDisconnected, ConfigError, HTTPException, LocalProtocolError, RemoteProtocolError, WebSocketDisconnect,
+)
 from fastserve.interfaces import detect
 from fastserve.interfaces.asgi import asgi3
 from fastserve.protocol.response import JSONResponse, PlainTextResponse, json_encode
@@ -106,6 +109,11 @@ cdef class Getter:
 cdef class RequestGetter(Getter):
     cdef object get(self, NativeCall call):
         return call.request()
+
+
+cdef class WebSocketGetter(Getter):
+    cdef object get(self, NativeCall call):
+        return call.websocket
 
 
 cdef class PathGetter(Getter):
@@ -200,6 +208,7 @@ cdef object _converted(Getter getter, object found, str what):
 
 cdef dict GETTERS = {
     "request": RequestGetter,
+    "websocket": WebSocketGetter,
     "path": PathGetter,
     "query": QueryGetter,
     "header": HeaderGetter,
@@ -282,11 +291,13 @@ cdef class Endpoint:
 
 @cython.final
 cdef class Refusal:
-    # No handler: 404, 405, 501, or the automatic answer to OPTIONS (204).
+    # No handler: 404, 405, 426 (only a WebSocket is there), 501, or the automatic answer to OPTIONS (204).
     cdef int status
     cdef bytes allow   # value of Allow, or None
 
     cdef object error(self):
+        if self.status == 426:
+            return HTTPException(426, None, UPGRADE)
         return HTTPException(
             self.status, None, {"allow": self.allow.decode("ascii")} if self.allow is not None else None
         )
@@ -299,6 +310,10 @@ cdef Refusal _refusal(int status, bytes allow):
     return refusal
 
 
+# RFC 9110 section 15.5.22: a 426 names the protocol in Upgrade; RFC 6455 section 4.2.2: and the version.
+cdef dict UPGRADE = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13"}
+
+cdef Refusal UPGRADE_REQUIRED = _refusal(426, None)
 cdef Refusal NOT_FOUND = _refusal(404, None)
 cdef Refusal NOT_IMPLEMENTED = _refusal(501, None)
 
@@ -328,6 +343,7 @@ cdef class Leaf:
     cdef list by_id        # index: FS_METHOD_ number
     cdef dict by_name      # bytes -> Endpoint, for methods without a number
     cdef set methods       # bytes: what Allow lists
+    cdef Endpoint websocket
 
     def __init__(self):
         self.by_id = [None] * <int>FS_METHOD_COUNT
@@ -336,6 +352,10 @@ cdef class Leaf:
 
     cdef int add(self, Endpoint endpoint) except -1:
         cdef bytes name
+        if endpoint.route.websocket:
+            self.websocket = endpoint
+            self.methods.add(b"GET")   # which is what a handshake is
+            return 0
         for method in endpoint.route.methods:
             name = method.encode("ascii")
             self.methods.add(name)
@@ -414,9 +434,16 @@ cdef class Search:
     cdef unsigned method_id
     cdef bytes method
     cdef set allowed         # methods of the paths that matched without having ours; None if there was none
+    cdef bint websocket      # a WebSocket's route is looked for
+    cdef bint upgrade        # passed one, with a GET that asks for none
 
     cdef Endpoint at(self, Leaf leaf):
-        cdef Endpoint found = leaf.find(self.method_id, self.method)
+        cdef Endpoint found
+        if self.websocket:
+            return leaf.websocket
+        found = leaf.find(self.method_id, self.method)
+        if found is None and leaf.websocket is not None and self.method_id == FS_METHOD_GET:
+            self.upgrade = True
         if found is None:
             self.allowed = leaf.methods if self.allowed is None else self.allowed | leaf.methods
         return found
@@ -503,6 +530,7 @@ cdef class NativeHandler(Handler):
     cdef Refusal _server_options    # the answer to OPTIONS *
     cdef tuple _middleware, _before, _after
     cdef bint _chained              # there are middleware or hooks
+    cdef bint _websockets           # there are routes for WebSockets
     cdef dict _exception_handlers
     cdef list _spare                # NativeCalls with their blank tasks, ready for another request
     cdef list _mounts               # of Mount, the longest prefix first
@@ -555,6 +583,7 @@ cdef class NativeHandler(Handler):
         cdef Leaf leaf
         cdef Endpoint endpoint
         cdef set methods = {b"OPTIONS"}
+        cdef bint websockets = False
         app = self.app
         app.check()
         for route in app.routes:
@@ -587,9 +616,11 @@ cdef class NativeHandler(Handler):
         for leaf in leaves:
             leaf.finish()
             methods |= leaf.methods
+            websockets = websockets or leaf.websocket is not None
         self._compile_mounts()
         self._exact = exact
         self._tree = tree
+        self._websockets = websockets
         self._server_options = _refusal(204, _allow(methods))
         self._middleware = tuple(reversed(app._middleware))   # as in Starlette: the one added last is the outermost
         self._before = tuple(app._before)
@@ -650,7 +681,11 @@ cdef class NativeHandler(Handler):
         try:
             if self._stale:
                 self._compile()
-            found = self._find(exchange, call)
+            if self._websockets and exchange.head().upgrade and asks_for_websocket(exchange):
+                found = self._find(exchange, call, True)
+                if type(found) is Endpoint:
+                    return self._handle_websocket(exchange, call, <Endpoint>found)
+            found = self._find(exchange, call, False)
         except Exception:
             logger.exception("the routes of %r cannot be used", self.app)
             self._spare.append(call)
@@ -691,7 +726,22 @@ cdef class NativeHandler(Handler):
             exchange.keep_head()
         return 0
 
-    cdef object _find(self, Exchange exchange, NativeCall call):
+    cdef int _handle_websocket(self, Exchange exchange, NativeCall call, Endpoint endpoint) except -1:
+        cdef WebSocket websocket = WebSocket.begin(exchange)
+        if websocket is None:
+            return 0
+        call.wing = self
+        call.exchange = exchange
+        call.loop = self.loop
+        call.base_context = self.context
+        call.websocket = websocket
+        call.endpoint = endpoint
+        call.cancel_on_disconnect = endpoint.cancel_on_disconnect
+        exchange.call = call
+        call.request()
+        return call.start()
+
+    cdef object _find(self, Exchange exchange, NativeCall call, bint websocket):
         # The Endpoint of the request, or a Refusal. Puts the parameters of the path into `call`.
         cdef fs_request_head *head = exchange.head()
         cdef const uint8_t *p = exchange.data + head.target.off + head.parts.path.off
@@ -721,10 +771,12 @@ cdef class NativeHandler(Handler):
         else:
             leaf = self._exact.get(path)
         if leaf is not None:
-            found = (<Leaf>leaf).find(head.method_id, method)
+            found = (<Leaf>leaf).websocket if websocket else (<Leaf>leaf).find(head.method_id, method)
             if found is not None:
                 return found
             allowed = (<Leaf>leaf).methods
+            if (<Leaf>leaf).websocket is not None and head.method_id == FS_METHOD_GET and not websocket:
+                return UPGRADE_REQUIRED
         if self._tree is not None:
             search = Search.__new__(Search)
             search.segments = path[1:].split(b"/")
@@ -735,11 +787,14 @@ cdef class NativeHandler(Handler):
             search.method_id = head.method_id
             search.method = method
             search.allowed = allowed
+            search.websocket = websocket
             found = search.down(self._tree, 0)
             if found is not None:
                 call.values = search.values
                 return found
             allowed = search.allowed
+            if search.upgrade:
+                return UPGRADE_REQUIRED
         if allowed is None:
             if self._mounts:
                 mount = self._mounted(path, escaped)
@@ -792,6 +847,10 @@ cdef int _refuse(Exchange exchange, Refusal refusal) except -1:
     if refusal.allow is None:
         if refusal.status == 404:
             return exchange.send_simple(404, TEXT, b"Not Found")
+        if refusal.status == 426:
+            headers = raw_headers(UPGRADE)
+            headers.append((b"content-type", TEXT))
+            return exchange.send(426, headers, b"a WebSocket is here")
         return exchange.fail(refusal.status)
     headers = [(b"allow", refusal.allow)]
     if refusal.status == 204:
@@ -825,6 +884,7 @@ cdef class NativeCall(HandlerCall):
     cdef Endpoint endpoint     # or
     cdef Refusal refusal       # or
     cdef Mount mount           # behind middleware or hooks
+    cdef WebSocket websocket   # its route is one for WebSockets; None otherwise
     cdef list values           # of the path parameters
     cdef bytes body            # for handlers that take it
     cdef unsigned status       # of answers that name none
@@ -861,7 +921,9 @@ cdef class NativeCall(HandlerCall):
         cdef WholeBody listener
         cdef object coro
         try:
-            if self.wing._chained:
+            if self.websocket is not None:
+                coro = endpoint.call(self)
+            elif self.wing._chained:
                 coro = _layer(self, 0, self.request())
             elif endpoint is None:
                 raise self.refusal.error() if self.refusal.status >= 400 else _Automatic()
@@ -902,6 +964,8 @@ cdef class NativeCall(HandlerCall):
     cdef object returned(self, object value):
         if self.over:
             return None
+        if self.websocket is not None:
+            return self._hang_up(1000)
         try:
             return self._answer(value)
         except BaseException as error:
@@ -986,6 +1050,8 @@ cdef class NativeCall(HandlerCall):
     cdef object raised(self, object error):
         cdef Exchange exchange = self.exchange
         cdef bint expected = True
+        if self.websocket is not None:
+            return self._websocket_raised(error)
         if isinstance(error, CancelledError) or isinstance(error, ClientDisconnected):
             # The peer has left, or the server stops: there is nobody to answer.
             if not exchange.disconnected and not exchange.ended and isinstance(error, CancelledError):
@@ -1024,6 +1090,35 @@ cdef class NativeCall(HandlerCall):
             self.log(self._where(), error)
         self._answer_unexpected(error)
         return None
+
+    # --- WebSockets ---
+
+    cdef object _hang_up(self, unsigned code):
+        # The handler is done with it. What is left, the close handshake, is the WebSocket's own business.
+        cdef WebSocket websocket = self.websocket
+        self.websocket = None
+        self.exchange = None
+        self.over = True
+        websocket.close_(code, "")
+        return None
+
+    cdef object _websocket_raised(self, object error):
+        cdef WebSocket websocket = self.websocket
+        cdef Response response
+        if isinstance(error, WebSocketDisconnect):
+            return self._hang_up(1000)
+        if websocket.exchange is not None and not websocket.exchange.started and isinstance(error, HTTPException):
+            response = _error_response(error)   # before accept: the handshake is denied with it
+            websocket.deny(response.status_code, response._raw, response._body)
+            return self._hang_up(1000)
+        if isinstance(error, CancelledError):
+            if websocket.close_code is None:
+                self.log("the handler of a WebSocket was cancelled", None)
+            return self._hang_up(1011 if websocket.close_code is None else 1000)
+        self.log(self._where(), error)
+        if websocket.exchange is not None and not websocket.exchange.started:
+            websocket.deny(500, [(b"content-type", TEXT)], b"Internal Server Error")
+        return self._hang_up(1011)
 
     cdef str _where(self):
         if self.recovering:

@@ -373,6 +373,26 @@ class Config:
     )
     half_close: bool = _option(False, "limits", "flag", "a client that has ended its side still gets its answer")
 
+    ws_max_size: int = _option(
+        16777216, "websockets", "bytes", "bytes of a message, decompressed", metavar="BYTES", least=1, most=2**40
+    )
+    ws_max_queue: int = _option(
+        32,
+        "websockets",
+        "whole",
+        "messages that wait for the application before reading pauses",
+        metavar="N",
+        least=1,
+        most=65536,
+    )
+    ws_ping_interval: float = _option(
+        20.0, "websockets", "seconds", "of silence before a client is pinged; 0: never", metavar="S"
+    )
+    ws_ping_timeout: float = _option(
+        20.0, "websockets", "seconds", "for a sign of life after a ping; 0: no limit", metavar="S"
+    )
+    ws_per_message_deflate: bool = _option(True, "websockets", "flag", "compress for clients that offer it")
+
     # Facts about the options, none of them an option.
     note: str = ""  # why an address is what it is, for the banner
     workers_note: str = ""  # why there are so many workers, for the banner
@@ -486,6 +506,11 @@ class Config:
             "write_timeout": self.timeout_write,
             "keep_alive_timeout": self.timeout_keep_alive,
             "linger_timeout": self.timeout_linger,
+            "message_bytes_max": self.ws_max_size,
+            "message_queue_max": self.ws_max_queue,
+            "ping_interval": self.ws_ping_interval,
+            "ping_timeout": self.ws_ping_timeout,
+            "per_message_deflate": self.ws_per_message_deflate,
         }
 
 

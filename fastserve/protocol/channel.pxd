@@ -3,12 +3,24 @@
 #
 # Implemented by: Connection. Called by: Exchange.
 from libc.stdint cimport uint8_t, uint64_t, int64_t
+from fastserve.protocol.timers cimport Expiring
 from fastserve.protocol.wire cimport Stream
 from fastserve.protocol.core cimport fs_out, fs_conn, fs_response_plan
 
 
+cdef class Tunnel(Expiring):
+    # What takes a connection over after 101: what is received then is its own, and nothing of it is parsed again.
+    # Implemented by: WebSocket. Called by: Connection, which holds it while the exchange that was upgraded is in hand.
+    cdef Py_ssize_t received(self, const uint8_t *data, size_t length) except -1   # bytes used; the rest comes again, and more
+    cdef bint full(self)                              # nothing more is taken at present: pause reading
+    cdef int ended(self) except -1                    # FIN: the peer will send no more
+    cdef int lost(self) except -1                     # the connection is gone
+    cdef int retire(self) except -1                   # the server is going
+
+
 cdef class Channel(Stream):
     cdef fs_conn conn                      # the state machine; the Exchange asks it before it writes
+    cdef Tunnel tunnel                     # after an upgrade: who reads here; None otherwise
     cdef list default_fields               # [(name, value)] of every final response that does not set them; None: none
     cdef object facts                      # what a wing wants to find again at the next request of this connection; or None
     # --- writing ---
@@ -24,8 +36,11 @@ cdef class Channel(Stream):
     cdef object drained(self)                         # Future, done when writing may go on; raises ClientDisconnected
     # --- reading ---
     cdef int read_on(self) except -1                  # the body buffer has room again
+    cdef int upgraded(self) except -1                 # `tunnel` was set: it gets what is unread
+    cdef int tunnel_on(self) except -1                # the tunnel has room again
     # --- the end of an exchange ---
     cdef int exchange_ended(self) except -1           # both sides done, or reading must be drained: what next?
     cdef int cut(self) except -1                      # close now, without a clean end of the response
-    # --- facts of the transport ---
+    # --- facts of the transport, and of what surrounds it ---
+    cdef object host(self)                            # the Service
     cdef object info(self, str name)                  # get_extra_info: peername, sockname, ssl_object ...

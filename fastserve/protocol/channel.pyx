@@ -5,6 +5,23 @@ Called:  by Exchange. Implemented by Connection, and by fakes in tests.
 """
 
 
+cdef class Tunnel(Expiring):
+    cdef Py_ssize_t received(self, const uint8_t *data, size_t length) except -1:
+        raise NotImplementedError
+
+    cdef bint full(self):
+        return False
+
+    cdef int ended(self) except -1:
+        raise NotImplementedError
+
+    cdef int lost(self) except -1:
+        raise NotImplementedError
+
+    cdef int retire(self) except -1:
+        raise NotImplementedError
+
+
 cdef class Channel(Stream):
     cdef fs_out *out(self, size_t room) except NULL:
         raise NotImplementedError
@@ -37,6 +54,12 @@ cdef class Channel(Stream):
     cdef int read_on(self) except -1:
         raise NotImplementedError
 
+    cdef int upgraded(self) except -1:
+        raise NotImplementedError
+
+    cdef int tunnel_on(self) except -1:
+        raise NotImplementedError
+
     cdef int exchange_ended(self) except -1:
         raise NotImplementedError
 
@@ -45,3 +68,6 @@ cdef class Channel(Stream):
 
     cdef object info(self, str name):
         return None
+
+    cdef object host(self):
+        raise NotImplementedError

@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memmove
 from fastserve.protocol.board cimport LATENCY_BUCKETS, Seat
 from fastserve.protocol.core cimport (
     FS_BODY, FS_BODY_BYTES, FS_BODY_LENGTH, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_TIMEOUT, FS_E_HEAD_TIMEOUT,
-    FS_E_INCOMPLETE, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, fs_conn_body_pending,
+    FS_E_INCOMPLETE, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
     fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_next, fs_conn_receive,
     fs_conn_refuse, fs_conn_word, fs_error_info, fs_out, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
 )
@@ -26,6 +26,7 @@ from fastserve.protocol.request cimport RequestBody
 from fastserve.protocol.service cimport (
     BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, RETIRE_DEADLINE, WRITE_DEADLINE,
 )
+from fastserve.protocol.channel cimport Tunnel
 from fastserve.protocol.exchange cimport END_AT, HEAD_AT, Call
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport Timers, disarm, precise_now
@@ -112,6 +113,7 @@ cdef class Connection(Channel):
 
     cdef int wire_lost(self, object error) except -1:
         cdef Exchange exchange = self.exchange
+        cdef Tunnel tunnel = self.tunnel
         disarm(&self._read_timer)
         disarm(&self._write_timer)
         if self._reading_paused and self.wire is not None:
@@ -124,6 +126,8 @@ cdef class Connection(Channel):
         self.wire = None
         self._closing = True
         fs_conn_close(&self.conn)
+        if tunnel is not None:
+            tunnel.lost()
         if exchange is not None:
             exchange.lose(ClientDisconnected())
             self._forget(exchange)
@@ -184,8 +188,11 @@ cdef class Connection(Channel):
 
     cdef int _settle(self) except -1:
         # The input is used up as far as it goes now: what is next for this connection?
+        cdef Tunnel tunnel = self.tunnel
         if not self._reads():
             return 0
+        if tunnel is not None and self._eof and not tunnel.full():
+            return tunnel.ended()
         if self._eof and self.exchange is None and not self._writing_paused:
             return self._close(False)
         if self._eof and self.exchange is not None and self.conn.reading == FS_BODY:
@@ -263,6 +270,8 @@ cdef class Connection(Channel):
             pause = self.conn.reading != FS_BODY and self._end - self._start >= limits.pipeline_bytes_max
             if exchange is not None and exchange.body is not None and exchange.body.buffered >= limits.body_buffer_max:
                 pause = True
+            if self.tunnel is not None:
+                pause = self.tunnel.full()
         if pause == self._reading_paused or self.wire is None or self.wire.is_closing():
             return 0
         self._reading_paused = pause
@@ -281,6 +290,7 @@ cdef class Connection(Channel):
         cdef fs_event event
         cdef size_t pos = 0
         cdef fs_field *fields
+        cdef Tunnel tunnel
         self._consuming = True
         try:
             while self._reads():
@@ -306,7 +316,14 @@ cdef class Connection(Channel):
                 elif event.type == FS_CLOSED_EVENT:
                     self._close(True)
                     break
-                elif event.type != FS_NEED_DATA:  # FS_PAUSED, FS_UPGRADED
+                elif event.type == FS_UPGRADED:
+                    tunnel = self.tunnel
+                    if tunnel is not None:
+                        pos += tunnel.received(data + pos, length - pos)
+                        if self.exchange is None:
+                            self._next(False)
+                    break
+                elif event.type != FS_NEED_DATA:  # FS_PAUSED
                     break
                 pos += event.consumed
                 if event.type == FS_NEED_DATA:
@@ -538,6 +555,22 @@ cdef class Connection(Channel):
         wire = self.wire if self.wire is not None else self._lost_wire
         return None if wire is None else (<Wire>wire).info(name)
 
+    cdef int upgraded(self) except -1:
+        # What came behind the request is the tunnel's; inside a batch `_consume` comes to it.
+        return 0 if self._consuming else self._resume()
+
+    cdef int tunnel_on(self) except -1:
+        # In a turn of its own: whoever takes message after message must not keep the loop from everybody else.
+        if not self._consuming and self._reads():
+            self.service.loop.call_soon(self._go_on)
+        return 0
+
+    def _go_on(self):
+        self._resume()
+
+    cdef object host(self):
+        return self.service
+
     cdef int read_on(self) except -1:
         if not self._consuming and self._reads():
             self._update_reading()
@@ -557,6 +590,7 @@ cdef class Connection(Channel):
     cdef int _forget(self, Exchange exchange) except -1:
         # It is over: count it, tell the observer, and let go of each other.
         self.exchange = None
+        self.tunnel = None
         _count(self.service.seat, exchange)
         self._observe(exchange)
         self.service.land(exchange.flight)
@@ -679,6 +713,7 @@ cdef class Connection(Channel):
     cdef bint wire_ended(self) except -1:
         """FIN. It means that the peer is gone, as in hyper and nginx, unless half-closed connections are served."""
         cdef Exchange exchange = self.exchange
+        cdef Tunnel tunnel = self.tunnel
         cdef bint inside
         self._eof = True
         if self._lingering or self._closing or self.wire is None:
@@ -687,6 +722,10 @@ cdef class Connection(Channel):
             return False
         if self._tls:
             return False  # TLS has no half: the transport closes now, and connection_lost tells the exchange
+        if tunnel is not None:
+            if not tunnel.full():
+                tunnel.ended()
+            return True
         inside = fs_conn_eof(&self.conn, self._end - self._start) == FS_E_INCOMPLETE
         if exchange is None:
             if self._writing_paused and self._end != self._start:
@@ -703,14 +742,17 @@ cdef class Connection(Channel):
         self.wire_left()
 
     cdef int wire_left(self) except -1:
-        if self.exchange is not None and not self.service.half_close:
+        if self.exchange is not None and not self.service.half_close and self.tunnel is None:
             self.exchange.gone(ClientDisconnected())
         return 0
 
     def retire(self, bint now):
         """Graceful end: the next response is the last. Idle connections close now, or wait for the RETIRE_DEADLINE."""
+        cdef Tunnel tunnel = self.tunnel
         self._retiring = True
-        if self._lingering and self.wire is not None and not self._closing:
+        if tunnel is not None:
+            tunnel.retire()
+        elif self._lingering and self.wire is not None and not self._closing:
             if now:
                 self._hang_up()
         elif self.exchange is None and self._reads() and self._start == self._end and not fs_conn_head_begun(&self.conn) \
@@ -730,7 +772,8 @@ cdef class Connection(Channel):
         A stream is an answer that has begun and whose end nobody knows. One that has not begun, or that has a length, ends
         by itself.
         """
-        if self.exchange is not None and (self.conn.upgraded or (self.conn.writing == FS_BODY and not self.conn.length_out)):
+        if self.exchange is not None and self.tunnel is None \
+                and self.conn.writing == FS_BODY and not self.conn.length_out:
             self.exchange.gone(ClientDisconnected("the server is stopping"))
 
     def abort(self):
@@ -808,6 +851,8 @@ cdef int _count(Seat *seat, Exchange exchange) noexcept:
     seat.active -= 1
     seat.served += 1
     seat.by_class[status if status < 6 else 0] += 1
+    if exchange.status == 101:
+        return 0  # how long a WebSocket lived is no latency
     if took > 0:
         seat.latency_ns += took
         while bucket < LATENCY_BUCKETS - 1 and took > LATENCY_NS[bucket]:

@@ -258,3 +258,68 @@ cdef extern from "conn.h" nogil:
     bint fs_conn_next(fs_conn *conn)
     void fs_conn_close(fs_conn *conn)
     const char *fs_conn_word(const fs_conn *conn, uint64_t served)
+
+cdef extern from "websocket.h" nogil:
+    ctypedef enum fs_ws_error:
+        FS_WS_E_none
+        FS_WS_E_text
+        FS_WS_E_compressed
+        FS_WS_E_too_big
+        FS_WS_E_COUNT
+
+    ctypedef struct fs_ws_error_row:
+        const char *name
+        uint16_t code
+        const char *text
+        const char *rule
+
+    const fs_ws_error_row *fs_ws_error_info(fs_ws_error error)
+
+    enum:
+        FS_WS_CONTINUATION
+        FS_WS_TEXT
+        FS_WS_BINARY
+        FS_WS_CLOSE
+        FS_WS_PING
+        FS_WS_PONG
+        FS_WS_NEED_DATA
+        FS_WS_DATA
+        FS_WS_CONTROL
+        FS_WS_ERROR
+        FS_WS_OVER
+        FS_WS_HEAD_MAX
+
+    ctypedef struct fs_utf8:
+        uint8_t missing
+        uint8_t low
+        uint8_t high
+
+    ctypedef struct fs_ws_event:
+        int type
+        size_t consumed
+        size_t data_off
+        size_t data_len
+        uint32_t key
+        uint8_t opcode
+        bint first
+        bint last
+        bint compressed
+        uint64_t frame_left
+
+    ctypedef struct fs_ws:
+        uint64_t message_bytes_max
+        bint deflate
+        bint any_masking
+        uint8_t state
+        fs_ws_error error
+        uint8_t control[125]
+        uint8_t control_len
+        uint16_t close_code
+
+    bint fs_utf8_check(fs_utf8 *utf8, const uint8_t *p, size_t len)
+    void fs_ws_init(fs_ws *ws, uint64_t message_bytes_max, bint deflate)
+    void fs_ws_receive(fs_ws *ws, const uint8_t *data, size_t len, fs_ws_event *event)
+    bint fs_ws_unmask(uint8_t *out, const uint8_t *data, size_t len, uint32_t key)
+    void fs_ws_refuse(fs_ws *ws, fs_ws_error error)
+    size_t fs_ws_head(uint8_t *out, unsigned opcode, bint final, bint compressed, uint64_t len)
+    bint fs_ws_close_code_valid(unsigned code)

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from fastserve.protocol.board cimport Seat
 from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head, fs_response_plan
-from fastserve.protocol.channel cimport Channel
+from fastserve.protocol.channel cimport Channel, Tunnel
 from fastserve.protocol.request cimport Request, RequestBody
 
 # Moments, nanoseconds of the monotonic clock; 0 if not taken. Waits are derived from them, never stored.
@@ -61,6 +61,9 @@ cdef class Exchange:
     cdef int send(self, unsigned status, object headers, object body) except -1   # start + write + end, in one write
     cdef int send_simple(self, unsigned status, bytes content_type, object body) except -1  # the cheapest answer
     cdef int send_1xx(self, unsigned status, object headers) except -1
+    # 101: `tunnel` has the connection until finish_upgrade(). `protocol` is the value of Upgrade.
+    cdef int upgrade(self, bytes protocol, object headers, Tunnel tunnel) except -1
+    cdef int finish_upgrade(self) except -1
     cdef int fail(self, unsigned status) except -1    # the handler failed: an error answer if still possible, else cut
     cdef int cut(self) except -1                      # end it without a clean end
     cdef bint writable(self)

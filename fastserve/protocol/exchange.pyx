@@ -184,7 +184,7 @@ cdef class Exchange:
                 if not fs_text_equal(<const uint8_t *>v, value_len, b"chunked", 7):
                     return FS_E_RESPONSE_FRAMING
             elif name_len == 10 and fs_text_equal(<const uint8_t *>n, name_len, b"connection", 10):
-                ours = True
+                ours = not fs_text_equal(<const uint8_t *>v, value_len, b"upgrade", 7)  # as 426 has to say it
                 if fs_text_equal(<const uint8_t *>v, value_len, b"close", 5):
                     close[0] = True
             elif name_len == 10 and fs_text_equal(<const uint8_t *>n, name_len, b"keep-alive", 10):
@@ -504,6 +504,48 @@ cdef class Exchange:
         fs_response_raw(out, <const char *>b"\r\n", 2)
         self.channel.flush()
         return 0
+
+    cdef int upgrade(self, bytes protocol, object headers, Tunnel tunnel) except -1:
+        """101 Switching Protocols (RFC 9110 sections 7.8, 15.2.2): from here on the connection is `tunnel`'s, and this exchange
+        is in hand until finish_upgrade(). Raises as start() does, also if the request did not ask for an upgrade."""
+        cdef fs_out *out
+        cdef size_t mark
+        cdef int error
+        cdef int64_t ignored = -1
+        cdef bint close = False, date = False, server = False
+        if headers is not None and not isinstance(headers, (list, tuple)):
+            headers = list(headers)
+        self._check_open()
+        self._check_start(101)
+        out = self.channel.out(HEAD_ROOM)
+        mark = out.len
+        fs_response_status_line(out, 101, NULL, 0)
+        fs_response_raw(out, <const char *>b"connection: upgrade\r\n", 21)
+        error = fs_response_field(out, <const uint8_t *>b"upgrade", 7, <const uint8_t *>PyBytes_AS_STRING(protocol),
+                                  PyBytes_GET_SIZE(protocol))
+        if error == FS_E_NONE and headers is not None:
+            try:
+                error = self._write_fields(&out, headers, &ignored, &close, &date, &server)
+            except BaseException:
+                out.len = mark
+                raise
+        if error == FS_E_NONE:
+            if out.cap - out.len < HEAD_ROOM:
+                out = self.channel.out(HEAD_ROOM)
+            error = fs_conn_send_head(&self.channel.conn, 101, -1, False, True, &self.plan)
+        if error != FS_E_NONE:
+            self._refuse(out, mark, error, headers)
+        self._write_framing(out, date, server)
+        self._head_written(101)
+        self.channel.tunnel = tunnel
+        self.channel.flush()
+        return self.channel.upgraded()
+
+    cdef int finish_upgrade(self) except -1:
+        """The tunnel has said its last: the connection ends behind it."""
+        if self.ended or self.channel is None:
+            return 0
+        return self._finish()
 
     cdef int fail(self, unsigned status) except -1:
         """The handler failed: `status` with a short text if nothing was sent yet, otherwise cut."""

@@ -13,7 +13,14 @@ cdef class Limits:
     cdef readonly double write_timeout       # without progress of a response the peer does not take
     cdef readonly double keep_alive_timeout  # idle between requests
     cdef readonly double linger_timeout      # after our last byte, before the socket is closed for good
+    cdef readonly double ping_interval       # of WebSockets that say nothing
+    cdef readonly double ping_timeout        # for any sign of life behind a ping
+    cdef readonly double close_timeout       # for the answer to our close frame
     # bytes
     cdef readonly size_t body_buffer_max     # unread request body that is held before reading pauses
     cdef readonly size_t pipeline_bytes_max  # unread pipelined requests that are held before reading pauses
     cdef readonly size_t linger_bytes_max    # what a peer may still send to a connection that is being closed
+    # WebSockets
+    cdef readonly uint64_t message_bytes_max # of one message, decompressed; over it 1009
+    cdef readonly uint32_t message_queue_max # messages the application has not taken, before reading pauses
+    cdef readonly bint per_message_deflate   # agree to it

@@ -18,6 +18,9 @@ cdef class Limits:
     write_timeout: without the peer taking anything of a response.
     keep_alive_timeout: idle between requests; closed in silence. 75 s, as nginx: longer than the usual balancer's 60 s.
     linger_timeout: how long a connection we close is still read, so that the peer sees our answer and not a reset.
+    message_bytes_max: one WebSocket message, decompressed; over it 1009. message_queue_max: messages that wait for the
+    application before reading pauses. ping_interval, ping_timeout: a WebSocket that was silent so long is asked, and closed
+    (1011) if it stays silent. close_timeout: for the answer to our close frame. per_message_deflate: agree to RFC 7692.
     """
 
     def __cinit__(self, *, uint32_t request_line_bytes_max=8192, uint32_t head_bytes_max=65536, uint32_t fields_max=100,
@@ -25,15 +28,19 @@ cdef class Limits:
                   uint32_t trailer_bytes_max=16384, uint32_t drain_bytes_max=65536, double header_timeout=15.0,
                   double body_timeout=30.0, double write_timeout=30.0, double keep_alive_timeout=75.0,
                   double linger_timeout=5.0, size_t body_buffer_max=65536, size_t pipeline_bytes_max=65536,
-                  size_t linger_bytes_max=16777216):
+                  size_t linger_bytes_max=16777216, uint64_t message_bytes_max=16777216, uint32_t message_queue_max=32,
+                  double ping_interval=20.0, double ping_timeout=20.0, double close_timeout=10.0,
+                  bint per_message_deflate=True):
         for name, value in (("request_line_bytes_max", request_line_bytes_max), ("head_bytes_max", head_bytes_max),
                             ("fields_max", fields_max), ("body_buffer_max", body_buffer_max),
-                            ("pipeline_bytes_max", pipeline_bytes_max)):
+                            ("pipeline_bytes_max", pipeline_bytes_max), ("message_bytes_max", message_bytes_max),
+                            ("message_queue_max", message_queue_max)):
             if value == 0:
                 raise ValueError(f"{name} must be at least 1")
         for name, seconds in (("header_timeout", header_timeout), ("body_timeout", body_timeout),
                               ("write_timeout", write_timeout), ("keep_alive_timeout", keep_alive_timeout),
-                              ("linger_timeout", linger_timeout)):
+                              ("linger_timeout", linger_timeout), ("ping_interval", ping_interval),
+                              ("ping_timeout", ping_timeout), ("close_timeout", close_timeout)):
             if not 0 <= seconds <= 1e9:
                 raise ValueError(f"{name} must be between 0 and 1e9 seconds")
         if head_bytes_max > 1 << 30 or fields_max > 65535:
@@ -54,6 +61,14 @@ cdef class Limits:
         self.body_buffer_max = body_buffer_max
         self.pipeline_bytes_max = pipeline_bytes_max
         self.linger_bytes_max = linger_bytes_max
+        if message_bytes_max > 1 << 40:
+            raise ValueError("message_bytes_max is at most 1 TiB")
+        self.message_bytes_max = message_bytes_max
+        self.message_queue_max = message_queue_max
+        self.ping_interval = ping_interval
+        self.ping_timeout = ping_timeout
+        self.close_timeout = close_timeout
+        self.per_message_deflate = per_message_deflate
 
     @property
     def body_bytes_max(self) -> int | None:

@@ -17,7 +17,10 @@ cdef enum Deadline:
     IDLE_DEADLINE
     WRITE_DEADLINE
     LINGER_DEADLINE
-    RETIRE_DEADLINE
+    PING_DEADLINE      # of WebSockets: when to ask,
+    PONG_DEADLINE      # how long the answer may take,
+    CLOSE_DEADLINE     # and the answer to our close
+    RETIRE_DEADLINE    # added when its duration is known: the last one
 
 
 cdef struct SimpleHead:

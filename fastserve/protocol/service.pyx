@@ -62,6 +62,9 @@ cdef class Service(Host):
         self.timers.add_queue(self.limits.keep_alive_timeout)
         self.timers.add_queue(self.limits.write_timeout)
         self.timers.add_queue(self.limits.linger_timeout)
+        self.timers.add_queue(self.limits.ping_interval)
+        self.timers.add_queue(self.limits.ping_timeout)
+        self.timers.add_queue(self.limits.close_timeout)
         self.hangups = HangupWatch(loop)
         self.board = board
         if board is None:
