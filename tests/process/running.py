@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -45,7 +45,9 @@ def alive(pid: int) -> bool:
 class Running:
     """`python -m fastserve` with these arguments. stderr is read by a thread; `wait_for` waits for a line in it."""
 
-    def __init__(self, *arguments: str, cwd: Path, command: list[str] | None = None, **environ: str) -> None:
+    def __init__(
+        self, *arguments: str, cwd: Path, command: list[str] | None = None, pass_fds: Sequence[int] = (), **environ: str
+    ) -> None:
         ours = ("PORT", "WEB_CONCURRENCY", "NO_COLOR")
         kept = ("FASTSERVE_SIMD", "FASTSERVE_WIRE")  # the suite may be run with them
         clean = {
@@ -62,6 +64,7 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
         self.pid = self.process.pid
         self.lines: list[str] = []
