@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from fastserve import App, Response
+from fastserve import App
 
 
 def say(text: str) -> None:
@@ -103,16 +103,12 @@ async def hold() -> str:
 
 
 @app.get("/stream")
-async def stream() -> Response:
+async def stream() -> AsyncIterator[bytes]:
     """A stream without an end."""
-
-    async def ticks() -> AsyncIterator[bytes]:
-        say("stream begins")
-        while True:
-            yield b"tick\n"
-            await asyncio.sleep(0.05)
-
-    return Response(ticks())
+    say("stream begins")
+    while True:
+        yield b"tick\n"
+        await asyncio.sleep(0.05)
 
 
 @app.get("/segfault")
@@ -124,6 +120,23 @@ async def segfault() -> str:
 @app.get("/whoami")
 async def whoami() -> str:
     return f"{os.getuid()} {os.getgid()} {os.umask(0o22):o}"
+
+
+@app.get("/env/{name}")
+async def env(name: str) -> str:
+    return os.environ.get(name, "")
+
+
+@app.get("/orphan")
+async def orphan() -> str:
+    """A process whose parent ends before it does."""
+    pid = os.fork()
+    if pid == 0:
+        if os.fork() == 0:
+            time.sleep(0.2)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return "made"
 
 
 @app.get("/stuck")

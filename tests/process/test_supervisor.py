@@ -6,13 +6,17 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from process.running import HERE, Background, Running, alive, get_unix, until
 
+from fastserve.errors import ConfigError
 from fastserve.process.child import BACKOFF_MAX, backoff
+from fastserve.process.config import TcpAddress
+from fastserve.process.sockets import Listeners
 from fastserve.process.worker import SAME_SECONDS
 
 APP = ("apps:app", "--app-dir", str(HERE))
@@ -288,3 +292,180 @@ def test_workers_do_not_inherit_each_others_talk(tmp_path: Path) -> None:
             assert len(mine) >= 2
             for other, theirs in held.items():
                 assert pid == other or not mine & theirs, (pid, other)
+
+
+def test_reload_rereads_the_configuration(tmp_path: Path) -> None:
+    """Also the environment file, and the number of workers; a bad file keeps what there is."""
+    settings = tmp_path / "fastserve.toml"
+    settings.write_text('workers = 2\nenv-file = "env"\n')
+    (tmp_path / "env").write_text("TEST_NAME=old\n")
+    with Running(*APP, "--port", "0", cwd=tmp_path) as server:
+        server.ready()
+        assert server.get("/env/TEST_NAME") == "old"
+        settings.write_text("workers = nonsense\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for("HUP: the configuration cannot be used, the old one stays: .*fastserve.toml")
+        assert server.get("/env/TEST_NAME") == "old"
+        settings.write_text('workers = 3\nenv-file = "env"\n')
+        (tmp_path / "env").write_text("TEST_NAME=new\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for("reloaded, generation 2")
+        until(lambda: server.get("/env/TEST_NAME") == "new", "the new environment")
+        assert len(answering(server, 3)) == 3
+        assert server.stop() == 0
+
+
+def test_usr1_opens_log_files_anew(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    settings = tmp_path / "log.toml"
+    settings.write_text(
+        "version = 1\ndisable_existing_loggers = false\n"
+        f'[handlers.file]\nclass = "logging.FileHandler"\nfilename = "{log}"\n'
+        '[loggers.fastserve]\nhandlers = ["file"]\nlevel = "INFO"\n'
+    )
+    with Running(*APP, "--port", "0", "-w", "2", "--log-config", str(settings), cwd=tmp_path) as server:
+        server.ready()
+        log.rename(tmp_path / "log.1")
+        server.signal(signal.SIGUSR1)
+        until(lambda: log.exists() and "log files were opened anew" in log.read_text(), "a new file")
+        time.sleep(0.3)  # workers were told too
+        assert server.stop() == 0
+    text = log.read_text()
+    assert text.count("stopped") >= 3  # from both workers and the supervisor
+    assert "opened anew" not in (tmp_path / "log.1").read_text()
+
+
+def test_streams_are_told_and_do_not_hold_the_stop(tmp_path: Path) -> None:
+    """An endless stream, an idle connection and a silent one."""
+    done = tmp_path / "done"
+    more = ("--timeout-retire-idle", "0.5")
+    with Running(*TWO, *more, cwd=tmp_path, TEST_SHUTDOWN_FILE=str(done)) as server:
+        server.ready()
+        with socket.create_connection(("127.0.0.1", server.port), 10) as stream:
+            stream.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+            server.wait_for("stream begins")
+            with socket.create_connection(("127.0.0.1", server.port), 10):
+                began = time.monotonic()
+                server.signal(signal.SIGTERM)
+                assert server.wait() == 0
+                assert time.monotonic() - began < 5
+        assert len(done.read_text().split()) == 2  # lifespan.shutdown ran in both
+        assert "cutting" not in server.err
+
+
+def test_retiring_workers_tell_streams_too(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    with Running(*TWO, "--timeout-retire-idle", "0.5", cwd=tmp_path, TEST_SHUTDOWN_FILE=str(done)) as server:
+        server.ready()
+        with socket.create_connection(("127.0.0.1", server.port), 10) as stream:
+            stream.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+            server.wait_for("stream begins")
+            server.signal(signal.SIGHUP)
+            server.wait_for("reloaded, generation 2")
+            until(lambda: gone(server.workers), "the old workers are gone", 5)
+        assert sorted(map(int, done.read_text().split())) == sorted(server.workers)
+        assert server.stop() == 0
+
+
+def test_of_two_servers_started_at_once_exactly_one_runs(tmp_path: Path) -> None:
+    """Twenty tries, the last moments of each race: both are told to bind at the same instant."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    results = []
+    for _ in range(20):
+        pids = []
+        start_read, start_write = os.pipe()
+        for _ in range(2):
+            pid = os.fork()
+            if pid == 0:
+                os.close(start_write)
+                os.read(start_read, 1)  # both wake at its end
+                try:
+                    Listeners([TcpAddress("127.0.0.1", port)], slots=4, spare=4)
+                except ConfigError:
+                    os._exit(3)
+                time.sleep(0.2)
+                os._exit(0)
+            pids.append(pid)
+        os.close(start_read)
+        time.sleep(0.02)
+        os.close(start_write)
+        results.append(sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
+    assert results == [[0, 3]] * 20
+
+
+def test_hooks_of_several_workers(tmp_path: Path) -> None:
+    (tmp_path / "operator_hooks.py").write_text(
+        "import os\n"
+        "def say(text): os.write(2, f'{text}\\n'.encode())\n"
+        "def pre_fork(slot): say(f'pre {slot} {os.getpid()}')\n"
+        "def post_fork(slot, pid): say(f'post {slot} {pid} {pid == os.getpid()}')\n"
+        "def worker_ready(slot, pid): say(f'up {slot} {pid}')\n"
+        "def worker_exit(slot, pid, code): say(f'down {slot} {pid} {code}')\n"
+    )
+    with Running(*TWO, "--hooks", "operator_hooks", cwd=tmp_path, PYTHONPATH=str(tmp_path)) as server:
+        server.ready()
+        first, second = server.workers
+        os.kill(first, signal.SIGKILL)
+        new = int(server.wait_for(r"worker 1 \(pid (\d+)\) is ready").group(1))
+        assert server.stop() == 0
+        for line in (f"pre 0 {server.pid}", f"post 0 {first} True", f"up 1 {second}", f"down 0 {first} -9"):
+            assert line in server.lines
+        assert f"up 0 {new}" in server.lines and f"down 0 {new} 0" in server.lines
+
+
+def test_single_process_says_what_it_cannot_do(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", cwd=tmp_path) as server:
+        server.ready()
+        server.signal(signal.SIGHUP)
+        server.wait_for("SIGHUP: a single process cannot do that; start it with --supervisor")
+        server.signal(signal.SIGUSR2)
+        server.wait_for("SIGUSR2: a single process cannot do that")
+        assert server.get() == "hello"
+        assert server.stop() == 0
+
+
+def test_single_worker_with_a_supervisor_is_replaced(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", "--supervisor", cwd=tmp_path) as server:
+        server.ready()
+        server.signal(signal.SIGHUP)
+        server.wait_for("reloaded, generation 2")
+        assert int(server.get("/pid")) not in server.workers
+        server.signal(signal.SIGTTOU)
+        server.wait_for("TTOU: there is one worker, and it stays")
+        assert server.stop() == 0
+
+
+def as_process_1(*arguments: str, cwd: Path, **environ: str) -> Running:
+    """In a namespace of its own. Its pid here is that of the only child of `Running.pid`, which is unshare(1)."""
+    mapped = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    unshare = ["unshare", *mapped, "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "fastserve"]
+    return Running(*arguments, cwd=cwd, command=unshare, **environ)
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["plain", "preload"])
+def test_as_process_1(tmp_path: Path, more: tuple[str, ...]) -> None:
+    """It reaps strangers, refuses an upgrade, needs no HOME, and ends as it should."""
+    with as_process_1(*TWO, *more, cwd=tmp_path, HOME="/nowhere") as server:
+        server.ready()
+        (first,) = (int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())
+        assert server.get("/orphan") == "made"  # a grandchild, whose parent is gone
+
+        def zombies() -> list[str]:
+            found = []
+            for entry in Path("/proc").iterdir():
+                with contextlib.suppress(OSError):
+                    if entry.name.isdigit():
+                        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                        if fields[0] == "Z" and int(fields[1]) == first:
+                            found.append(entry.name)
+            return found
+
+        time.sleep(0.5)
+        until(lambda: not zombies(), "strangers are reaped")
+        os.kill(first, signal.SIGUSR2)
+        server.wait_for("USR2: refused, the server is process 1")
+        os.kill(first, signal.SIGHUP)
+        server.wait_for("reloaded, generation 2")
+        os.kill(first, signal.SIGTERM)
+        assert server.wait() == 0
