@@ -36,7 +36,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fastserve.errors import ConfigError
-from fastserve.process import logfiles, systemd, upgrade, watch, worker, zygote
+from fastserve.process import envfile, logfiles, systemd, upgrade, watch, worker, zygote
 from fastserve.process.child import Child, Slot, State, backoff, cause_of, failure_of
 from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
@@ -111,6 +111,7 @@ class Supervisor:
         self._zygote_deaths = 0
         self._successor = 0  # pid of the supervisor that USR2 has started
         self._resting = False  # after WINCH: no workers
+        self._somebody_died = False
         self._round_at = self._ping_at = self._look_at = 0.0
         self._told_at = float("-inf")
         self._drained_at = 0.0  # when the shutdown delay is over
@@ -131,7 +132,9 @@ class Supervisor:
                 gc.collect()
                 gc.freeze()  # what is here now stays shared with the workers
                 while True:
-                    self._reap()
+                    if self._somebody_died:
+                        self._somebody_died = False
+                        self._reap()
                     if self._stopping and not self._children():
                         break
                     if self._queue:
@@ -211,7 +214,8 @@ class Supervisor:
 
     def _enqueue(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGCHLD:
-            return  # waking up is enough: every turn reaps
+            self._somebody_died = True
+            return
         if number in (signal.SIGTERM, signal.SIGINT):
             now = time.monotonic()
             if now - self._told_at < worker.SAME_SECONDS:
@@ -290,6 +294,7 @@ class Supervisor:
         ping = now >= self._ping_at
         if ping:
             self._ping_at = now + PING
+            self._somebody_died = True  # should a SIGCHLD have been lost
         now_ns = time.monotonic_ns()
         for each in self._children():
             if each.state in (State.READY, State.RETIRING):
@@ -602,7 +607,9 @@ class Supervisor:
             logger.warning("USR2: a new server (pid %d) is already running", self._successor)
         elif isinstance(self._config.app, str):
             try:
-                self._successor = upgrade.start(self._listeners, self._notifier.environ)
+                self._successor = upgrade.start(
+                    self._listeners, {**envfile.real_environment(), **self._notifier.environ}
+                )
             except OSError as error:
                 logger.error("USR2: cannot start a new server: %s", error.strerror)
                 return
@@ -801,7 +808,7 @@ class Supervisor:
 
     def _gone(self, child: Child, code: int, cause: str) -> None:
         """One that was told to go."""
-        if code == 0:
+        if code == 0 or (code == -signal.SIGTERM and not child.was_ready):
             logger.debug("%s is gone", child)
         elif not child.killed_for and not (self._stopping and (self._forced or self._failure is not None)):
             logger.warning("%s %s while %s", child, cause, child.state.value)

@@ -57,7 +57,7 @@ def heritage(environ: MutableMapping[str, str]) -> Heritage | None:
 
 
 def start(listeners: Listeners, environ: Mapping[str, str]) -> int:
-    """Start this program again, from what lies on disk now. Returns its pid. Raises OSError."""
+    """Start this program again, from what lies on disk now, with this environment. Returns its pid. Raises OSError."""
     slots = [[listener.fileno() for listener in row] for row in listeners.by_slot()]
     left = {
         "pid": os.getpid(),
@@ -76,7 +76,7 @@ def start(listeners: Listeners, environ: Mapping[str, str]) -> int:
         return os.posix_spawn(
             sys.executable,
             command,
-            {**os.environ, **environ, VARIABLE: json.dumps(left)},
+            {**environ, VARIABLE: json.dumps(left)},
             setsigmask=[],
             setsigdef=[number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)],
         )

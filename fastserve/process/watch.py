@@ -57,6 +57,7 @@ class Queues:
         self._listeners = listeners
         self._queues: list[Queue] = []
         self._poll = select.poll()
+        self._calm = False  # at the last look nothing waited and nothing was lent
 
     def look(self, slots: list[Slot], now: float) -> float:
         """One look at every queue. Returns the seconds until the next."""
@@ -64,7 +65,10 @@ class Queues:
         if len(self._queues) < 2:
             return LOOK_IDLE * 4
         waiting = {descriptor for descriptor, events in self._poll.poll(0) if events & select.POLLIN}
+        if not waiting and self._calm and all(slot.serves for slot in slots[: len(self._queues)]):
+            return LOOK_IDLE  # nothing waits, nothing is lent, nobody is missing: nearly always
         soon = False
+        self._calm = True
         for slot, queue in zip(slots, self._queues, strict=False):
             waits = any(listener.fileno() in waiting for listener in queue.sockets)
             soon = soon or waits
@@ -77,6 +81,7 @@ class Queues:
             else:
                 self._judge(slot, queue, owner, waits, now)
             queue.waited = waits
+            self._calm = self._calm and not waits and not queue.helpers
         return LOOK_SOON if soon else LOOK_IDLE
 
     def _judge(self, slot: Slot, queue: Queue, owner: Child, waits: bool, now: float) -> None:

@@ -43,7 +43,7 @@ from fastserve.process.sockets import Listeners
 from fastserve.process.talk import DETAILS_MAX, Talk
 from fastserve.protocol import Board
 
-__all__ = ["Inheritance", "Place", "Worker", "be", "die_with", "run_alone"]
+__all__ = ["Inheritance", "Place", "Worker", "be", "die_with", "leave_to_supervisor", "run_alone"]
 
 logger = logging.getLogger("fastserve")
 
@@ -104,7 +104,7 @@ def be(
             lifeline.hold(inheritance.lifeline)
             faulthandler.enable(talk.fileno())  # the last words of a crash, for the supervisor's log
             for name in SUPERVISORS.split():
-                signal.signal(getattr(signal, f"SIG{name}"), _leave_to_supervisor)
+                signal.signal(getattr(signal, f"SIG{name}"), leave_to_supervisor)
             signal.signal(signal.SIGUSR1, lambda *_: logfiles.reopen())
             threading.Thread(target=_testify, args=[witness], name="fastserve-witness", daemon=True).start()
             inheritance.hooks.call("post_fork", slot=place.slot, pid=os.getpid())
@@ -148,7 +148,7 @@ def _testify(witness: Talk) -> None:
             witness.say({"stack": "".join(traceback.format_stack(frame))[-STACK_MAX:]})
 
 
-def _leave_to_supervisor(_number: int, _frame: FrameType | None) -> None:
+def leave_to_supervisor(_number: int, _frame: FrameType | None) -> None:
     """A terminal signals the whole group. A handler, not SIG_IGN: programs that the application starts would inherit it."""
 
 

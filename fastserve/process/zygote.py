@@ -82,7 +82,9 @@ def live(inheritance: worker.Inheritance, talk: Talk) -> NoReturn:
     """The zygote's whole life, after fork: import, say so, fork on demand until the supervisor hangs up."""
     code = worker.CANNOT_START
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all
+        for name in ("SIGINT", *(f"SIG{name}" for name in worker.SUPERVISORS.split())):
+            signal.signal(getattr(signal, name), worker.leave_to_supervisor)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         inheritance.identity.assume()
         worker.die_with(inheritance.supervisor)
         app, interface = load_application(inheritance.config)
