@@ -72,7 +72,8 @@ class Server:
         return (shown.stdout.strip() or shown.stderr.strip()).partition("\n")[0]
 
 
-_LISTEN = ("--host", HOST, "--port", "{port}", "--log-level", "warning")
+_AT = ("--host", HOST, "--port", "{port}")
+_LISTEN = (*_AT, "--log-level", "warning")
 _FASTSERVE = (*_LISTEN, "--no-access-log")
 _UVICORN = (
     *_LISTEN,
@@ -92,10 +93,21 @@ SERVERS = {
         Server("fastserve", "fastserve", _FASTSERVE, "benchmarks.apps.native:app", root_on_path=False),
         Server("fastserve-asgi", "fastserve", _FASTSERVE, "benchmarks.apps.asgi:app", root_on_path=False),
         Server("fastserve-wsgi", "fastserve", _FASTSERVE, "benchmarks.apps.wsgi:app", root_on_path=False),
+        Server(
+            "fastserve-wsgi-inline",
+            "fastserve",
+            (*_FASTSERVE, "--threads", "0"),
+            "benchmarks.apps.wsgi:app",
+            root_on_path=False,
+        ),
         Server("uvicorn", "uvicorn", _UVICORN, "benchmarks.apps.asgi:app"),
         Server("granian", "granian", (*_GRANIAN, "asgi"), "benchmarks.apps.asgi:app"),
         Server("granian-rsgi", "granian", (*_GRANIAN, "rsgi"), "benchmarks.apps.rsgi:app"),
         Server("granian-wsgi", "granian", (*_GRANIAN, "wsgi"), "benchmarks.apps.wsgi:app"),
+        # These call the application on their event loop, as `--threads 0` does; none of them has threads for it.
+        Server("fastwsgi", "fastwsgi", (*_AT, "--loglevel", "0"), "benchmarks.apps.wsgi:app"),
+        Server("fastpysgi", "fastpysgi", (*_AT, "--loglevel", "0"), "benchmarks.apps.wsgi:app"),
+        Server("bjoern", "benchmarks.apps.serve_bjoern", _AT, "benchmarks.apps.wsgi:app"),
     )
 }
 DEFAULT = ("fastserve", "uvicorn", "granian")

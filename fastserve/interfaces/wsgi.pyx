@@ -15,7 +15,7 @@ waits: `waiting` is set before a Gate is waited at, and whoever opens the Gate c
 
 Back-pressure. The thread waits when HIGH bytes are ahead of the peer; the loop waits in RequestBody, which pauses reading.
 
-With `threads=0` the application runs on the loop, in `_begin_inline`: no crossing, and no thread for it to wait in. So a
+With `threads=0` the application runs on the loop, in `begin_inline`: no crossing, and no thread for it to wait in. So a
 request whose body is not in memory yet goes to a thread, as do all requests of an application that writes more through
 write() than the peer takes; an iterator is stepped by the loop, a turn at a time, when the peer has room.
 """
@@ -755,7 +755,10 @@ cdef class WSGIHandler(Handler):
         self.crossings += 1
         for call in told:
             call.told = False
-            call.heard()
+            try:
+                call.heard()
+            except Exception:   # the others have something to say too
+                logger.exception("the WSGI interface failed")
 
 
 # ------------------------------------------------------------------------------------------------------ one call
@@ -939,7 +942,7 @@ cdef class WSGICall(Call):
                 data = data[:size]
         if not self.head_out:
             self._commit(size if self.single else -1)
-        if self.head_request:
+        if self.head_request or self.status == 204 or self.status == 205 or self.status == 304:
             return False   # nobody gets a body: an endless stream would run for nobody
         self.sent += size
         if self.inline:
@@ -1305,18 +1308,26 @@ cdef tuple _read_status(object status):
 
 
 cdef int64_t _read_length(int64_t before, str value) except -2:
-    if not value.isascii() or not value.isdigit() or len(value) > 18:
+    cdef const uint8_t *p = PyUnicode_1BYTE_DATA(value)
+    cdef Py_ssize_t length = PyUnicode_GET_LENGTH(value)
+    cdef Py_ssize_t i
+    cdef int64_t declared = 0
+    if not 0 < length < 19:
         raise LocalProtocolError(f"not a Content-Length: {value!r}")
-    if before >= 0 and before != int(value):
+    for i in range(length):
+        if not 48 <= p[i] <= 57:
+            raise LocalProtocolError(f"not a Content-Length: {value!r}")
+        declared = declared * 10 + (p[i] - 48)
+    if before >= 0 and before != declared:
         raise LocalProtocolError("two values of Content-Length")
-    return int(value)
+    return declared
 
 
 cdef bytes _joined(object pieces):
     # The body that a list or tuple is.
+    if type(pieces) is list and len(<list>pieces) == 1 and type((<list>pieces)[0]) is bytes:
+        return <bytes>(<list>pieces)[0]
     for piece in pieces:
         if type(piece) is not bytes and not isinstance(piece, bytes):
             raise TypeError(f"a piece of the body is bytes (PEP 3333), not {type(piece).__name__}")
-    if len(pieces) == 1 and type(pieces[0]) is bytes:
-        return <bytes>pieces[0]
     return b"".join(pieces)

@@ -324,6 +324,7 @@ RESPONSES: list[tuple[str, Any, str, dict[str, str | None], bytes]] = [
     ("unknown code", responder("599", TEXT), "599", {}, b"body"),
     ("204", responder("204 No Content", [], []), "204 No Content", {"content-length": None}, b""),
     ("204 with a body", responder("204 No Content", []), "204 No Content", {"content-length": None}, b""),
+    ("204 without an end", responder("204 No Content", [], lambda: endless()), "204 No Content", {}, b""),
     ("304", responder("304 Not Modified", [], []), "304 Not Modified", {"content-length": None}, b""),
     ("304 with a length", responder("304 Not Modified", [("Content-Length", "9")], []), "304 Not Modified",
      {"content-length": "9"}, b""),
