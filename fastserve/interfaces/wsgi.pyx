@@ -21,10 +21,12 @@ write() than the peer takes; an iterator is stepped by the loop, a turn at a tim
 """
 import asyncio
 import contextvars
+import io
 import logging
 import os
 import stat
 import sys
+import tempfile
 import threading
 from collections import deque
 
@@ -217,14 +219,23 @@ cdef class FileWrapper:
         if close is not None:
             close()
 
-    cdef int64_t remaining(self) except -2:
-        # Bytes from here to the end of a regular file; -1: one cannot know.
+    cdef int64_t remaining(self, int *fd, int64_t *offset) except -2:
+        # Bytes from here to the end of a regular file, and where that is; -1: one cannot know. Only of Python's own file
+        # objects: others (gzip.GzipFile) have a fileno() too, and what they read is not what is in that file.
+        cdef object file = self.filelike
+        if type(file) is tempfile._TemporaryFileWrapper:
+            file = file.file
+        if type(file) is not io.FileIO and \
+                not ((type(file) is io.BufferedReader or type(file) is io.BufferedRandom) and type(file.raw) is io.FileIO):
+            return -1
         try:
-            about = os.fstat(self.filelike.fileno())
+            about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 return -1
-            return max(0, about.st_size - self.filelike.tell())
-        except (AttributeError, OSError, ValueError):   # not a file of the system's, or one that is closed
+            fd[0] = file.fileno()
+            offset[0] = file.tell()
+            return max(0, about.st_size - offset[0])
+        except (OSError, ValueError):   # one that is closed, or not readable
             return -1
 
 
@@ -786,7 +797,12 @@ cdef class WSGICall(Call):
     cdef object result            # what it returned; closed at the end
     cdef object source            # the iterator of that
     cdef bint single              # of one piece
-    cdef int64_t limit            # bytes of a file that are to be sent
+    cdef int64_t limit            # bytes of a file that are to be sent, and one; 0: none
+    cdef int64_t file_count       # bytes the kernel can send
+    cdef int64_t file_offset      # from here
+    cdef int file_fd              # of this; the file is closed with the result
+    cdef bint file_asked          # the thread asks the loop to send it,
+    cdef bint file_sent           # and that was its answer
     cdef uint64_t sent            # bytes handed over
     cdef int64_t length           # Content-Length that we found
     cdef bint head_out            # the head was handed over: it is too late to change it
@@ -896,10 +912,11 @@ cdef class WSGICall(Call):
         return False
 
     cdef int _open_file(self, FileWrapper wrapper) except -1:
-        # The one place that knows of files: here a wire that can sendfile() will be given the descriptor. PEP 3333: it is
-        # sent "from the current position" to its end, or until Content-Length bytes are sent.
-        cdef int64_t remaining = wrapper.remaining()
+        # PEP 3333: a file is sent "from the current position" to its end, or until Content-Length bytes are sent.
+        cdef int64_t remaining = wrapper.remaining(&self.file_fd, &self.file_offset)
         if self.stated and not self.head_out:
+            # What is written through the descriptor is what is there now; of a file that is too short all is sent.
+            self.file_count = remaining if self.declared < 0 else min(self.declared, remaining)
             if self.declared < 0:
                 self.length = remaining
             if self.declared >= 0:
@@ -907,6 +924,26 @@ cdef class WSGICall(Call):
             elif remaining >= 0:
                 self.limit = remaining + 1   # it may be growing
         return 0
+
+    cdef bint _send_file(self) except -1:
+        """Have the kernel send the file. False: this wire has no sendfile(), or nobody gets a body; it is to be read."""
+        if self.file_count <= 0 or self.head_request or self.gone:
+            return False
+        self._commit(-1)
+        if self.inline:
+            self.file_sent = self.exchange.send_file(self.file_fd, self.file_offset, self.file_count)
+        else:
+            self.gate = Gate.__new__(Gate)
+            self.waiting = True
+            self.file_asked = True
+            if not self.wing.tell(self):
+                raise ClientDisconnected("the server has stopped")
+            self.gate.wait()
+            if self.gone:
+                raise ClientDisconnected()
+        if self.file_sent:
+            self.sent = self.file_count
+        return self.file_sent
 
     cdef int _commit(self, int64_t length) except -1:
         # The first byte, or the end, has come: the head is final now.
@@ -1056,10 +1093,11 @@ cdef class WSGICall(Call):
                 if self.exchange is None:
                     raise ClientDisconnected()   # the connection was lost while the call queued
                 if not self._call():
-                    while True:
-                        piece = next(self.source, END)
-                        if piece is END or not self._piece(piece):
-                            break
+                    if not self._send_file():
+                        while True:
+                            piece = next(self.source, END)
+                            if piece is END or not self._piece(piece):
+                                break
                     self._end()
             except BaseException as error:
                 self._raised(error)
@@ -1100,6 +1138,9 @@ cdef class WSGICall(Call):
             if not exchange.ended and not self.inline:
                 if self.head_out and not exchange.started:
                     self._start()
+                if self.file_asked:
+                    self.file_asked = False
+                    self.file_sent = exchange.send_file(self.file_fd, self.file_offset, self.file_count)
                 while self.pieces:
                     if not exchange.writable():
                         self._drain()
@@ -1250,6 +1291,10 @@ cdef class WSGICall(Call):
                     self.wing.loop.call_soon(self._turn_in_context)
                     return 0
                 steps += 1
+                if self._send_file():
+                    self._end()
+                    break
+                self.file_count = 0   # asked once
                 piece = next(self.source, END)
                 if piece is END or not self._piece(piece):
                     self._end()

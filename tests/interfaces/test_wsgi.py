@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import gc
+import gzip
 import io
 import json
 import logging
@@ -947,11 +948,13 @@ def test_a_slow_client_holds_up_the_iterator_and_nobody_else(threads: int) -> No
 
 
 @MODES
-@pytest.mark.parametrize("kind", ["file", "memory", "minimal"])
+@pytest.mark.parametrize("kind", ["file", "raw file", "memory", "minimal", "gzip"])
 def test_file_wrapper(threads: int, kind: str, tmp_path: Path) -> None:
     data = bytes(range(256)) * 3000
     path = tmp_path / "file"
     path.write_bytes(data)
+    packed = tmp_path / "file.gz"
+    packed.write_bytes(gzip.compress(data))
     files: list[Any] = []
 
     class Minimal:
@@ -959,7 +962,14 @@ def test_file_wrapper(threads: int, kind: str, tmp_path: Path) -> None:
             self.read = io.BytesIO(data).read
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
-        source = {"file": lambda: path.open("rb"), "memory": lambda: io.BytesIO(data), "minimal": Minimal}[kind]()
+        makers: dict[str, Callable[[], Any]] = {
+            "file": lambda: path.open("rb"),
+            "raw file": lambda: path.open("rb", buffering=0),
+            "memory": lambda: io.BytesIO(data),
+            "minimal": Minimal,
+            "gzip": lambda: gzip.open(packed, "rb"),  # has a fileno(), of the packed file
+        }
+        source = makers[kind]()
         files.append(source)
         name = environ["PATH_INFO"]
         source.read(10)
@@ -970,11 +980,43 @@ def test_file_wrapper(threads: int, kind: str, tmp_path: Path) -> None:
         for name in ("/", "/blocks", "/part"):
             answer = client.get(name)
             assert answer.content == data[10 : 1010 if name == "/part" else None]
-            length = "1000" if name == "/part" else str(len(data) - 10) if kind == "file" else None
+            length = "1000" if name == "/part" else str(len(data) - 10) if "file" in kind else None
             assert answer.headers.get("content-length") == length
         assert client.head("/").content == b""
     if kind != "minimal":
         poll(lambda: all(file.closed for file in files))
+
+
+@MODES
+def test_a_large_file_to_a_slow_client_and_to_one_that_leaves(threads: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    size = 24 * 1024 * 1024
+    with path.open("wb") as file:
+        file.write(b"begin")
+        file.truncate(size)
+    files: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        files.append(path.open("rb"))
+        start_response(OK, TEXT)
+        return environ["wsgi.file_wrapper"](files[-1])
+
+    with serving(app, threads=threads) as address:
+        with connect(address) as slow:
+            slow.sendall(get())
+            poll(lambda: files and files[0].closed)  # the kernel has it: the thread is free before a byte is read
+            status, fields, body = split(read_all(slow))
+        assert status.endswith("200 OK") and fields["content-length"] == str(size)
+        assert len(body) == size and body.startswith(b"begin\0")
+        with connect(address) as leaving:
+            leaving.sendall(get())
+            leaving.recv(1000)
+        poll(lambda: len(files) == 2 and all(file.closed for file in files))
+        # the next request of a connection waits behind the file, and is answered
+        with connect(address) as both:
+            both.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + get())
+            raw = read_all(both)
+        assert raw.count(b"HTTP/1.1 200 OK") == 2 and len(raw) > 2 * size
 
 
 def test_the_file_wrapper_alone() -> None:
