@@ -711,9 +711,7 @@ class Router:
         self, path: str, handler: Callable[..., Any], *, name: str | None = None, cancel_on_disconnect: bool = False
     ) -> Route:
         """Register `handler` for WebSockets without a decorator."""
-        route = Route(
-            self.prefix + path, handler, name=name, cancel_on_disconnect=cancel_on_disconnect, websocket=True
-        )
+        route = Route(self.prefix + path, handler, name=name, cancel_on_disconnect=cancel_on_disconnect, websocket=True)
         _take(self._taken, [route])
         self._entries.append(route)
         self._changed()
