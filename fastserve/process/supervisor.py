@@ -421,6 +421,7 @@ class Supervisor:
     def _became_ready(self, child: Child, interface: str) -> None:
         child.state, child.interface, child.ready_at = State.READY, interface, time.monotonic()
         self._board[child.seat].state = SeatState.READY
+        self._board.ping(child.seat)  # from its first answer on its loop is watched
         if self._drained_at:
             child.talk.say({"drain": True})
         slot = self._slots[child.slot]

@@ -133,17 +133,27 @@ class Queues:
 
 
 def stuck_seconds(board: Board, child: Child, now_ns: int) -> float:
-    """For how long the loop of this worker has not answered; 0: it answers. One that starts or stops is not watched."""
+    """For how long the loop of this worker has not answered; 0: it answers. One that starts or stops is not watched.
+
+    Nor is one that has never answered: where there is no epoll, or with a loop without add_reader(), nobody hears pings.
+    """
     if child.state not in (State.READY, State.RETIRING):
         return 0.0
     seat = board[child.seat]
-    return 0.0 if seat.answers else max(0.0, (now_ns - seat.poked_ns) / 1e9)
+    return 0.0 if seat.answers or not seat.turned_ns else max(0.0, (now_ns - seat.poked_ns) / 1e9)
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time of the main thread, which runs the loop. None where /proc cannot tell."""
+    """Time that the main thread, which runs the loop, has run or waited for a processor. None where /proc cannot tell.
+
+    On a crowded machine a loop that computes gets little of a processor, but wants it all the time (proc_pid_schedstat).
+    """
+    task = Path(f"/proc/{pid}/task/{pid}")
     with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
+        ran, waited = (task / "schedstat").read_text().split()[:2]
+        return (int(ran) + int(waited)) / 1e9
+    with contextlib.suppress(OSError, ValueError, IndexError):  # a kernel without CONFIG_SCHED_INFO
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return None
 

@@ -239,7 +239,7 @@ def test_new_connections_do_not_wait_for_a_worker_that_cannot_take_them(tmp_path
             os.kill(victim, signal.SIGCONT)
         row(f"one of two workers {busy} for 5 s", load)
         assert load.counts["lost"] + load.counts["failed"] + load.counts["cut"] == 0, load.faults
-        assert percentile(load.waits, 0.99) < 0.25  # 100 ms on a quiet machine; see docs/reliability.md
+        assert percentile(load.waits, 0.99) < 0.5  # 10 ms on a quiet machine; unaided, half of them wait 1 to 5 s
         assert server.stop() == 0
 
 
