@@ -230,6 +230,20 @@ HOST = b"Host: a\r\n"
 LAST = HOST + b"Connection: close\r\n\r\n"
 
 
+def test_websocket_chat() -> None:
+    from websockets.sync.client import connect
+
+    with running("-m", "fastserve", "examples.websocket_chat:app", "--port", "0") as url:
+        assert "new WebSocket" in httpx.get(url, timeout=LIMIT).text
+        room = url.replace("http", "ws") + "/rooms/7?name="
+        with connect(room + "ann") as ann, connect(room + "bob") as bob:
+            assert ann.recv(LIMIT) == "ann came in" and ann.recv(LIMIT) == "bob came in"
+            bob.send("hello")
+            assert ann.recv(LIMIT) == "bob: hello"
+            bob.close()
+            assert ann.recv(LIMIT) == "bob left"
+
+
 def test_tiny_server_answers_a_pipelined_batch_in_order(tiny: tuple[str, int]) -> None:
     batch = b"POST /1 HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\none"
     batch += b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\nGET /3 HTTP/1.1\r\n" + LAST + b"GET /never HTTP/1.1\r\n" + LAST

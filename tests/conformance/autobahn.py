@@ -16,6 +16,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastserve import App, WebSocket
+from fastserve.testing import live_server
+
 FINE = {"OK", "NON-STRICT", "INFORMATIONAL"}
 
 
@@ -39,9 +42,6 @@ def run(url: str, folder: Path, include: Sequence[str] = (), exclude: Sequence[s
 
 
 def main(cases: Sequence[str]) -> int:
-    from fastserve import App, WebSocket
-    from fastserve.testing import live_server
-
     app = App()
 
     @app.websocket("/")
