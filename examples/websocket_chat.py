@@ -8,7 +8,8 @@ from fastserve import App, HTMLResponse, WebSocket, WebSocketDisconnect
 app = App()
 
 PAGE = """<!doctype html><title>chat</title><ul id=said></ul><form id=form><input id=text autofocus></form><script>
-const socket = new WebSocket(location.href.replace("http", "ws") + "rooms/1?name=" + Math.random().toString(36).slice(2, 6));
+const name = Math.random().toString(36).slice(2, 6);
+const socket = new WebSocket(location.href.replace("http", "ws") + "rooms/1?name=" + name);
 socket.onmessage = (event) => said.append(Object.assign(document.createElement("li"), {textContent: event.data}));
 form.onsubmit = (event) => { event.preventDefault(); socket.send(text.value); text.value = ""; };
 </script>"""

@@ -184,7 +184,10 @@ def parse_path(path: str) -> tuple[Segment, ...]:
 
 
 class Argument(NamedTuple):
-    """How one argument of a handler is got. `source`: request, websocket, path, query, header, state, body (bytes), json."""
+    """How one argument of a handler is got.
+
+    `source`: request, websocket, path, query, header, state, body (bytes) or json.
+    """
 
     name: str
     source: str

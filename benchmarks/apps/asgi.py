@@ -36,6 +36,13 @@ async def ten_kilobytes(receive: Receive, send: Send) -> None:
     await answer(send, BINARY, TEN_KILOBYTES)
 
 
+async def websocket_echo(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": event["text"]})
+
+
 async def nothing(receive: Receive, send: Send) -> None:
     await answer(send, TEXT, b"Not Found", 404)
 
@@ -52,6 +59,8 @@ ROUTES = {("GET", "/"): index, ("GET", "/json"): message, ("POST", "/echo"): ech
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await ROUTES.get((scope["method"], scope["path"]), nothing)(receive, send)
+    elif scope["type"] == "websocket":
+        await websocket_echo(receive, send)
     elif scope["type"] == "lifespan":
         while (await receive())["type"] != "lifespan.shutdown":
             await send({"type": "lifespan.startup.complete"})

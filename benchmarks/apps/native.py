@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastserve import App
+from fastserve import App, WebSocket
 
 TEN_KILOBYTES = b"0123456789abcdef" * 640
 
@@ -27,3 +27,10 @@ async def echo(body: bytes) -> bytes:
 @app.get("/10k")
 async def ten_kilobytes() -> bytes:
     return TEN_KILOBYTES
+
+
+@app.websocket("/ws")
+async def websocket_echo(ws: WebSocket) -> None:
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)

@@ -22,7 +22,9 @@ from fastserve.testing import live_server
 FINE = {"OK", "NON-STRICT", "INFORMATIONAL"}
 
 
-def run(url: str, folder: Path, include: Sequence[str] = (), exclude: Sequence[str] = (), seconds: float = 900) -> Counter[str]:
+def run(
+    url: str, folder: Path, include: Sequence[str] = (), exclude: Sequence[str] = (), seconds: float = 900
+) -> Counter[str]:
     """How many cases behaved how. `url`: http://HOST:PORT of a server that echoes at "/"."""
     arguments = [sys.executable, "-c", "from kosoku._cli import main; main()", "-m", "fuzzingclient"]
     arguments += [url.removeprefix("http://"), "-o", str(folder), "-p", "2"]
