@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names as in _WHERE, for type checkers and editors,
     from fastserve.process.server import Server as Server
     from fastserve.protocol.headers import Headers as Headers
     from fastserve.protocol.request import Request as Request
+    from fastserve.protocol.response import EventSourceResponse as EventSourceResponse
     from fastserve.protocol.response import HTMLResponse as HTMLResponse
     from fastserve.protocol.response import JSONResponse as JSONResponse
     from fastserve.protocol.response import PlainTextResponse as PlainTextResponse
@@ -46,6 +47,7 @@ _WHERE = {
     "JSONResponse": "fastserve.protocol.response",
     "RedirectResponse": "fastserve.protocol.response",
     "StreamingResponse": "fastserve.protocol.response",
+    "EventSourceResponse": "fastserve.protocol.response",
     "WebSocket": "fastserve.protocol.websocket",
     "WebSocketDisconnect": "fastserve.errors",
     "Query": "fastserve.params",

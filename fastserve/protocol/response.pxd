@@ -17,6 +17,10 @@ cdef class StreamingResponse(Response):
     cdef public object body_iterator   # an iterator or asynchronous iterator of bytes or str
 
 
+cdef class EventSourceResponse(StreamingResponse):
+    pass
+
+
 cdef class PlainTextResponse(Response):
     pass
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fastserve.protocol.headers import URL, Headers, MutableHeaders
 
 __all__ = [
+    "EventSourceResponse",
     "HTMLResponse",
     "JSONResponse",
     "PlainTextResponse",
@@ -82,4 +83,15 @@ class StreamingResponse(Response):
         status_code: int = 200,
         headers: _Headers = None,
         media_type: str | None = None,
+    ) -> None: ...
+
+class EventSourceResponse(StreamingResponse):
+    def __init__(
+        self,
+        content: Iterable[Any] | AsyncIterable[Any],
+        status_code: int = 200,
+        headers: _Headers = None,
+        media_type: str | None = None,
+        *,
+        ping: float | None = 15,
     ) -> None: ...

@@ -9,13 +9,16 @@ Rules:   RFC 9110 sections 8.3 (Content-Type), 10.2.2 (Location); RFC 6265 secti
 """
 from fastserve.protocol.headers cimport MutableHeaders, checked_value, raw_headers
 
+import asyncio
 from datetime import datetime, timezone
 from email.utils import format_datetime, formatdate
 from http.cookies import SimpleCookie
+from collections.abc import Mapping
 from time import time
 from urllib.parse import quote
 
 __all__ = [
+    "EventSourceResponse",
     "HTMLResponse",
     "JSONResponse",
     "PlainTextResponse",
@@ -242,6 +245,114 @@ cdef class StreamingResponse(Response):
         self.body_iterator = content
 
 
+# --- server-sent events (WHATWG HTML, section 9.2) ---
+
+
+cdef bytes _one_line(str name, object value):
+    text = str(value)
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise ValueError(f"{name} {value!r} of an event must be one line, without NUL")
+    return f"{name}: {text}\n".encode()
+
+
+cdef bytes _event(object event):
+    """The block of one event: str is data, a mapping has data, event, id, retry or comment, bytes go out as they are."""
+    cdef list lines = []
+    if isinstance(event, (bytes, bytearray, memoryview)):
+        return bytes(event)
+    if not isinstance(event, Mapping):
+        event = {"data": event}
+    for name, value in event.items():
+        if value is None:
+            continue
+        if name == "data":
+            text = value if isinstance(value, str) else json_encode(value).decode()
+            # The format ends a line at CRLF, CR or LF, whichever comes: each becomes a data line of its own.
+            for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+                lines.append(f"data: {line}\n".encode())
+        elif name == "retry":
+            if type(value) is not int or value < 0:
+                raise ValueError(f"retry of an event is whole milliseconds, not {value!r}")
+            lines.append(b"retry: %d\n" % value)
+        elif name == "comment":
+            lines.append(_one_line("", value))
+        elif name == "event" or name == "id":
+            lines.append(_one_line(name, value))
+        else:
+            raise ValueError(f"an event has data, event, id, retry and comment, not {name!r}")
+    lines.append(b"\n")
+    return b"".join(lines)
+
+
+async def _pump(object source, object queue):
+    # In a task of its own from its first step to its last: what the generator enters (timeouts, contexts) stays in one task.
+    error = None
+    try:
+        async for event in source:
+            await queue.put((True, event))
+    except Exception as raised:
+        error = raised
+    finally:
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            await close()
+    await queue.put((False, error))
+
+
+async def _events(object source, object ping):
+    queue = asyncio.Queue(1)   # the source is at most one event ahead of a client that does not take them
+    task = asyncio.create_task(_pump(source, queue))
+    try:
+        while True:
+            try:
+                going, event = queue.get_nowait()
+            except asyncio.QueueEmpty:
+                try:
+                    going, event = await asyncio.wait_for(queue.get(), ping)
+                except asyncio.TimeoutError:
+                    yield b": ping\n\n"
+                    continue
+            if not going:
+                if event is not None:
+                    raise event
+                return
+            yield _event(event)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _plain_events(source):
+    for event in source:
+        yield _event(event)
+
+
+cdef class EventSourceResponse(StreamingResponse):
+    """Server-sent events: `content` is an iterator or asynchronous iterator of events.
+
+    An event is a str (its data), a mapping with any of data (str, or anything JSON can say), event, id, retry (milliseconds)
+    and comment, or bytes that are sent as they are. `ping`: seconds of silence after which a comment is sent, so that
+    proxies keep the connection and a client that has gone is noticed; None: never. Plain iterators run in the thread pool
+    and have no ping. Source: WHATWG HTML, section 9.2.
+    """
+
+    def __init__(self, content, status_code=200, headers=None, media_type=None, *, ping=15):
+        if ping is not None and not ping > 0:
+            raise ValueError(f"ping is seconds above 0, or None, not {ping!r}")
+        if hasattr(content, "__aiter__"):
+            content = _events(content.__aiter__(), ping)
+        elif hasattr(content, "__iter__") and not isinstance(content, (bytes, bytearray, memoryview, str, Mapping)):
+            content = _plain_events(content)
+        else:
+            raise TypeError(f"an EventSourceResponse needs an iterator of events, not {type(content).__name__}")
+        StreamingResponse.__init__(self, content, status_code, headers, media_type or "text/event-stream")
+        names = {(<tuple>item)[0] for item in self._raw}
+        if b"cache-control" not in names:
+            self._raw.append((b"cache-control", b"no-store"))
+        if b"x-accel-buffering" not in names:
+            self._raw.append((b"x-accel-buffering", b"no"))   # nginx would hold events back otherwise
+
+
 cdef frozenset OURS = frozenset(
-    (Response, PlainTextResponse, HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse)
+    (Response, PlainTextResponse, HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse, EventSourceResponse)
 )
