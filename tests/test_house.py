@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "protocol": {"protocol"},
     "routing": {"protocol"},
     "app": {"routing", "protocol"},
+    "control": {"app", "telemetry", "protocol"},
     "interfaces": {"interfaces", "routing", "protocol"},
     "telemetry": {"telemetry", "protocol"},
     "process": {"process", "interfaces", "telemetry", "protocol"},

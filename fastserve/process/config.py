@@ -81,19 +81,19 @@ class UnixAddress:
 Address = TcpAddress | UnixAddress
 
 
-def parse_bind(text: str) -> Address:
+def parse_bind(text: str, option: str = "bind") -> Address:
     """HOST:PORT, [v6]:PORT, :PORT (every interface) or unix:PATH."""
     if text.startswith("unix:"):
         return unix_address(text[len("unix:") :].removeprefix("//"))
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]*)\]|([^:\[\]\s/]*)):([0-9]{1,5})", text)
     if match is None:
-        raise ConfigError(f"bind must be HOST:PORT, [v6]:PORT or unix:PATH, not {text!r}")
+        raise ConfigError(f"{option} must be HOST:PORT, [v6]:PORT or unix:PATH, not {text!r}")
     bracketed, plain, digits = match.groups()
     if bracketed is not None and ":" not in bracketed:
-        raise ConfigError(f"bind: {bracketed!r} is no IPv6 address in {text!r}")
+        raise ConfigError(f"{option}: {bracketed!r} is no IPv6 address in {text!r}")
     port = int(digits)
     if port > 65535:
-        raise ConfigError(f"bind: port must be 0 to 65535, not {port}")
+        raise ConfigError(f"{option}: port must be 0 to 65535, not {port}")
     return TcpAddress(bracketed if bracketed is not None else plain, port)
 
 
@@ -172,6 +172,14 @@ class Config:
         metavar="N",
     )
     backlog: int = _option(2048, "address", "whole", "connections that may wait for accept", metavar="N", least=1)
+
+    admin: tuple[str, ...] = _option(
+        (),
+        "address",
+        "texts",
+        "HOST:PORT or unix:PATH for probes, metrics and the state of workers (default: none); may be repeated",
+        metavar="ADDRESS",
+    )
 
     factory: bool = _option(False, "application", "flag", "MODULE:APP is a function that makes the application")
     app_dir: str = _option(".", "application", "text", "folder that modules are looked for in first", metavar="DIR")
@@ -426,6 +434,10 @@ class Config:
             set_(self, "workers_note", "reload serves with one")
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise ConfigError(f"root-path begins with '/' and does not end with it, {self.root_path!r} does not fit")
+        for text in self.admin:
+            parse_bind(text, "admin")
+        if self.admin and self.reload:
+            raise ConfigError("admin and reload cannot be used together: the reloader has no supervisor to ask")
         set_(self, "addresses", self._addresses())
 
     def _addresses(self) -> tuple[Address, ...]:
@@ -450,7 +462,7 @@ class Config:
         """Does what was asked for need a supervisor?"""
         recycles = self.limit_max_requests or self.workers_lifetime or self.workers_max_rss
         drops = self.user is not None or self.group is not None
-        return self.workers > 1 or self.supervisor or self.preload or bool(recycles) or drops
+        return self.workers > 1 or self.supervisor or self.preload or bool(recycles or self.admin) or drops
 
     @classmethod
     def of(cls, app: Any, options: Mapping[str, Any], **defaults: Any) -> Config:
@@ -473,6 +485,8 @@ class Config:
     def embedded(cls, app: Any, options: Mapping[str, Any]) -> Config:
         """For a server inside somebody else's program: one process, and quiet unless asked."""
         config = cls.of(app, options, access_log=False)
+        if config.admin:
+            raise ConfigError("an embedded server has no supervisor, and thus no admin; fastserve.run(admin=...) has")
         if config.workers != 1:
             raise ConfigError("an embedded server is one process; fastserve.run(workers=N) starts several")
         return config

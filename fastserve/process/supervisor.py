@@ -1,7 +1,7 @@
 """supervisor: the parent of the workers. It opens the listeners, forks, watches, replaces, and stops them.
 
 Room: floor 3. Called by: run.py. Calls: sockets, child, talk, watch, zygote, systemd, upgrade, privileges, logfiles,
-worker (in the child), protocol (Board).
+admin, worker (in the child), protocol (Board).
 
 In unicorn's shape: signal handlers only enqueue and wake; `run` is one loop that reaps, takes one signal, maintains, and
 sleeps. It never loads the application and has no event loop and no threads, so that forking is safe.
@@ -37,6 +37,7 @@ from typing import NoReturn
 
 from fastserve.errors import ConfigError
 from fastserve.process import envfile, logfiles, systemd, upgrade, watch, worker, zygote
+from fastserve.process.admin import Admin
 from fastserve.process.child import Child, Slot, State, backoff, cause_of, failure_of
 from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
@@ -109,6 +110,7 @@ class Supervisor:
         self._next_zygote: Zygote | None = None
         self._zygote_at = 0.0
         self._zygote_deaths = 0
+        self._admin = Admin(config)
         self._successor = 0  # pid of the supervisor that USR2 has started
         self._resting = False  # after WINCH: no workers
         self._somebody_died = False
@@ -144,6 +146,7 @@ class Supervisor:
         finally:
             self._kill(signal.SIGKILL)  # only if we leave by an exception
             self._end_zygotes()
+            self._admin.close()  # the last: it answers while the others end
             self._close()
             gc.unfreeze()
         if self._failure is not None:
@@ -179,6 +182,12 @@ class Supervisor:
                 backlog=config.backlog,
                 uds_permissions=config.uds_permissions,
             )
+        try:
+            if self._heritage is None:  # else the predecessor may still have the address
+                self._admin.open()
+        except BaseException:
+            self._listeners.close()
+            raise
         self._slots = [Slot(index, wanted=index < config.workers) for index in range(len(self._listeners))]
         self._board = Board(
             len(self._slots) + max(config.workers, 2) + 2
@@ -267,6 +276,8 @@ class Supervisor:
     def _maintain(self, now: float) -> float:
         """Whatever is due. Returns when the next thing is."""
         self._notifier.alive(now)
+        self._board.turn()
+        self._admin.mind(now, self._fork, self._inheritance, wanted=not self._resting)
         self._kill_the_late(now)
         if self._stopping:
             return min([child.deadline for child in self._children()] + [now + 1.0])
@@ -296,6 +307,7 @@ class Supervisor:
             self._ping_at = now + PING
             self._somebody_died = True  # should a SIGCHLD have been lost
         now_ns = time.monotonic_ns()
+        self._admin.publish(self._board, self._listeners, sum(slot.wanted for slot in self._slots))
         for each in self._children():
             if each.state in (State.READY, State.RETIRING):
                 self._judge(each, watch.stuck_seconds(self._board, each, now_ns), now)
@@ -393,6 +405,7 @@ class Supervisor:
             for found in (self._zygote, self._next_zygote):
                 if found is not None:
                     found.talk.close()
+            self._admin.leave_behind()
             os.close(self._lifeline_end)
             gc.unfreeze()
         except BaseException:
@@ -468,7 +481,8 @@ class Supervisor:
         self._generation += 1
         self._notifier.reloading()
         logger.info("HUP: reloading %d workers, generation %d", sum(s.wanted for s in self._slots), self._generation)
-        if config.preload != before.preload or config.addresses != before.addresses or config.fd != before.fd:
+        fixed = ("preload", "addresses", "fd", "admin")
+        if any(getattr(config, name) != getattr(before, name) for name in fixed):
             logger.warning("HUP: other addresses, and preload, need a restart or an upgrade (USR2)")
         if config.workers != before.workers:
             self._resize(config.workers)
@@ -768,10 +782,12 @@ class Supervisor:
         for found in (self._zygote, self._next_zygote):
             if found is not None and (code := _waited(found.pid)) is not None:
                 self._bury_zygote(found, code)
+        if self._admin.pid and (code := _waited(self._admin.pid)) is not None:
+            self._admin.bury(code)
         if self._successor and (code := _waited(self._successor)) is not None:
             self._successor_ended(code)
         if self._pid == 1 or self._config.preload:
-            known = {child.pid for child in self._children()} | {self._successor}
+            known = {child.pid for child in self._children()} | {self._successor, self._admin.pid}
             known |= {found.pid for found in (self._zygote, self._next_zygote) if found is not None}
             with contextlib.suppress(ChildProcessError):
                 while (found_ := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
@@ -828,6 +844,7 @@ class Supervisor:
 
     def _died(self, child: Child, slot: Slot, cause: str) -> None:
         """Nobody told it to. Another takes its place, the sooner the longer it had lived."""
+        self._board.restarted(slot.index)
         now = time.monotonic()
         slot.deaths = 1 if child.was_ready and now - child.started_at >= SETTLED else slot.deaths + 1
         wait = backoff(slot.deaths)
@@ -852,6 +869,7 @@ class Supervisor:
             delay = self._config.shutdown_delay
             logger.info("%s: serving for another %g s, not ready for new clients", name, delay)
             self._drained_at = time.monotonic() + delay
+            self._board.draining = True
             self._notifier.stopping()
             for child in self._children():
                 child.talk.say({"drain": True})
@@ -861,7 +879,7 @@ class Supervisor:
 
     def _stop(self, seconds: float) -> None:
         """Our listeners first, or new clients would wait at sockets from which nobody accepts."""
-        self._stopping = True
+        self._stopping = self._board.draining = True
         self._notifier.stopping()
         deadline = time.monotonic() + seconds + 1.0  # a moment longer than the workers give themselves
         handing_over = self._somebody_else_serves()

@@ -55,14 +55,42 @@ cdef struct Seat:
     uint64_t cut            # connections closed by us under a request
     Flight flights[FLIGHTS_MAX]
 
+# What a slot has counted in all processes that sat for it and were cleared away: counters never go back.
+cdef struct Totals:
+    uint64_t starts         # processes that began to boot
+    uint64_t restarts       # of these: in place of one that nobody had told to go
+    uint64_t accepts
+    uint64_t accepts_of_others
+    uint64_t accept_errors
+    uint64_t by_class[6]
+    uint64_t refused
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t latency[LATENCY_BUCKETS]
+    uint64_t latency_ns
+    uint64_t cut
+    int64_t queue           # connections that wait at its listeners; -1: not known
+    int64_t queue_max
+
+# Of the supervisor, who alone writes it; on a page of its own, away from what workers write.
+cdef struct Head:
+    uint64_t version        # odd while totals and seats are rearranged: who reads meanwhile reads again
+    int64_t started_ns
+    int64_t turned_ns       # when its loop last turned
+    uint32_t draining
+    uint32_t wanted         # slots that are to have a worker
+
 
 cdef class Board:
     cdef object _memory                 # keeps the mapping
-    cdef uint8_t *_data
+    cdef uint8_t *_data                 # the seats
+    cdef Head *_head
+    cdef Totals *_totals                # by slot
     cdef readonly int seats
     cdef list _wakers                   # (read, write) descriptors by seat
     cdef Seat *at(self, int index) except NULL
     cdef int wake_fd(self, int index) except -2
+    cdef Totals *_slot(self, int slot) except NULL
     cdef int poke(self, int index) except -1
     cdef int want(self, int helper, int slot) except -1
     cdef bint responsive(self, Seat *seat, int64_t now) noexcept

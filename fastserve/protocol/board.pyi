@@ -1,6 +1,7 @@
 """Types of board.pyx."""
 
 from enum import IntEnum
+from typing import Any
 
 LATENCY_BOUNDS: tuple[float, ...]
 
@@ -10,6 +11,24 @@ class SeatState(IntEnum):
     READY = 2
     RETIRING = 3
     DEAD = 4
+
+class Figures:
+    slot: int
+    starts: int
+    restarts: int
+    accepts: int
+    accepts_of_others: int
+    accept_errors: int
+    by_class: tuple[int, ...]
+    refused: int
+    bytes_in: int
+    bytes_out: int
+    latency: tuple[int, ...]
+    latency_ns: int
+    cut: int
+    queue: int
+    queue_max: int
+    def __init__(self, slot: int, totals: dict[str, Any]) -> None: ...
 
 class SeatView:
     @property
@@ -90,4 +109,20 @@ class Board:
     def adopt(self, helper: int, slot: int) -> None: ...
     def drop(self, helper: int, slot: int) -> None: ...
     def ask(self, helper: int, slot: int) -> None: ...
+    def turn(self) -> None: ...
+    @property
+    def started_ns(self) -> int: ...
+    @property
+    def turned_ns(self) -> int: ...
+    @property
+    def draining(self) -> bool: ...
+    @draining.setter
+    def draining(self, value: bool) -> None: ...
+    @property
+    def wanted(self) -> int: ...
+    @wanted.setter
+    def wanted(self, value: int) -> None: ...
+    def restarted(self, slot: int) -> None: ...
+    def queue(self, slot: int, length: int, most: int) -> None: ...
+    def figures(self) -> list[Figures]: ...
     def close(self) -> None: ...

@@ -11,7 +11,8 @@ import mmap
 import os
 import time
 
-from libc.string cimport memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
 cdef extern from *:
     """
@@ -22,6 +23,11 @@ cdef extern from *:
     static inline void fs_or(uint64_t *word, uint64_t bits) { __atomic_fetch_or(word, bits, __ATOMIC_ACQ_REL); }
     static inline void fs_and(uint64_t *word, uint64_t bits) { __atomic_fetch_and(word, bits, __ATOMIC_ACQ_REL); }
     static inline uint64_t fs_add(uint64_t *word) { return __atomic_fetch_add(word, 1, __ATOMIC_ACQ_REL); }
+    static inline void fs_step(uint64_t *word) { __atomic_fetch_add(word, 1, __ATOMIC_SEQ_CST); }
+    static inline uint64_t fs_look(uint64_t *word) {
+      __atomic_thread_fence(__ATOMIC_SEQ_CST);
+      return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+    }
     static inline int fs_wake(int fd) {
       uint64_t one = 1; /* an eventfd wants eight bytes, a pipe takes them too */
       for (;;) {
@@ -34,9 +40,13 @@ cdef extern from *:
     void fs_or(uint64_t *word, uint64_t bits) noexcept nogil
     void fs_and(uint64_t *word, uint64_t bits) noexcept nogil
     uint64_t fs_add(uint64_t *word) noexcept nogil
+    void fs_step(uint64_t *word) noexcept nogil
+    uint64_t fs_look(uint64_t *word) noexcept nogil
     int fs_wake(int fd) noexcept nogil
 
 cdef enum:
+    PAGE = 4096
+    LOOKS = 10000       # until a reader gives up waiting for the supervisor to finish two additions
     SLOW_NS = 5000000   # a loop that has not answered for this long, or is in one callback for this long, is not at hand
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -60,9 +70,15 @@ cdef class Board:
         if seats < 1:
             raise ValueError("a board has at least one seat")
         self.seats = seats
-        self._memory = mmap.mmap(-1, seats * sizeof(Seat))
+        head = (sizeof(Head) + seats * sizeof(Totals) + PAGE - 1) // PAGE * PAGE
+        self._memory = mmap.mmap(-1, head + seats * sizeof(Seat))
         view = self._memory
-        self._data = <uint8_t *>&view[0]
+        self._head = <Head *>&view[0]
+        self._totals = <Totals *>(<uint8_t *>&view[0] + sizeof(Head))
+        self._data = <uint8_t *>&view[0] + <size_t>head
+        self._head.started_ns = self._head.turned_ns = time.monotonic_ns()
+        for index in range(seats):
+            self._totals[index].queue = -1
         self._wakers = []
         for index in range(seats):
             if hasattr(os, "eventfd"):
@@ -112,11 +128,15 @@ cdef class Board:
         return SeatView.of(self, index)
 
     def clear(self, int index):
-        """Nobody sits here: zero everything."""
+        """Nobody sits here: zero everything. What was counted here is added to the totals of its slot."""
         cdef Seat *seat = self.at(index)
+        fs_step(&self._head.version)
+        if 0 <= seat.slot < self.seats:
+            _add(&self._totals[seat.slot], seat)
         memset(seat, 0, sizeof(Seat))
         seat.slot = -1
         seat.running = -1
+        fs_step(&self._head.version)
 
     def ping(self, int index):
         """Wake the loop of this seat. It answers by setting `turns` to `pokes`."""
@@ -142,11 +162,127 @@ cdef class Board:
         fs_and(&self.at(helper).adopted[slot >> 6], ~(<uint64_t>1 << (slot & 63)))
         self.poke(helper)
 
+    # --- of the supervisor ---
+
+    def turn(self):
+        """Its loop turns."""
+        self._head.turned_ns = time.monotonic_ns()
+
+    @property
+    def started_ns(self):
+        """When the board was made: the start of the server."""
+        return self._head.started_ns
+
+    @property
+    def turned_ns(self):
+        """When the supervisor's loop last turned."""
+        return self._head.turned_ns
+
+    @property
+    def draining(self):
+        """Is the server to get no more clients? It is stopping, or about to."""
+        return self._head.draining != 0
+
+    @draining.setter
+    def draining(self, bint value):
+        self._head.draining = value
+
+    @property
+    def wanted(self):
+        """Slots that are to have a worker."""
+        return self._head.wanted
+
+    @wanted.setter
+    def wanted(self, unsigned value):
+        self._head.wanted = value
+
+    def restarted(self, int slot):
+        """Count: the worker of this slot ended without being told to."""
+        self._slot(slot).restarts += 1
+
+    def queue(self, int slot, int64_t length, int64_t most):
+        """Publish how many connections wait at the listeners of this slot, and how many may."""
+        cdef Totals *totals = self._slot(slot)
+        totals.queue_max = most
+        totals.queue = length
+
+    cdef Totals *_slot(self, int slot) except NULL:
+        if not 0 <= slot < self.seats:
+            raise IndexError(f"slot {slot} of {self.seats}")
+        return &self._totals[slot]
+
+    def figures(self):
+        """What each slot has counted since the server started, in all its processes: a list of Figures, by slot.
+
+        No figure ever falls. Slots that never had a worker are left out.
+        """
+        cdef Totals *copy = <Totals *>malloc(self.seats * sizeof(Totals))
+        cdef uint64_t before
+        cdef int i, tries
+        cdef Seat *seat
+        if copy == NULL:
+            raise MemoryError
+        try:
+            for tries in range(LOOKS):
+                before = fs_look(&self._head.version)
+                if before & 1:
+                    continue
+                memcpy(copy, self._totals, self.seats * sizeof(Totals))
+                for i in range(self.seats):
+                    seat = <Seat *>(self._data + i * sizeof(Seat))
+                    if 0 <= seat.slot < self.seats:
+                        _add(&copy[seat.slot], seat)
+                if fs_look(&self._head.version) == before:
+                    break
+            else:
+                raise RuntimeError("the board is being rearranged")
+            return [Figures(i, copy[i]) for i in range(self.seats) if copy[i].starts]
+        finally:
+            free(copy)
+
     def close(self):
         """Close the descriptors. The memory goes when the last process that has it mapped ends."""
         wakers, self._wakers = self._wakers, []
         for fd in {fd for ends in wakers for fd in ends}:
             os.close(fd)
+
+
+cdef int _add(Totals *totals, Seat *seat) noexcept:
+    cdef int i
+    totals.accepts += seat.accepts
+    totals.accepts_of_others += seat.accepts_of_others
+    totals.accept_errors += seat.accept_errors
+    for i in range(6):
+        totals.by_class[i] += seat.by_class[i]
+    totals.refused += seat.refused
+    totals.bytes_in += seat.bytes_in
+    totals.bytes_out += seat.bytes_out
+    for i in range(LATENCY_BUCKETS):
+        totals.latency[i] += seat.latency[i]
+    totals.latency_ns += seat.latency_ns
+    totals.cut += seat.cut
+    return 0
+
+
+class Figures:
+    """What one slot has counted, in all its processes. `queue` is -1 where it is not known; times are in ns."""
+
+    def __init__(self, int slot, dict totals):
+        self.slot = slot
+        self.starts = totals["starts"]
+        self.restarts = totals["restarts"]
+        self.accepts = totals["accepts"]
+        self.accepts_of_others = totals["accepts_of_others"]
+        self.accept_errors = totals["accept_errors"]
+        self.by_class = tuple(totals["by_class"])
+        self.refused = totals["refused"]
+        self.bytes_in = totals["bytes_in"]
+        self.bytes_out = totals["bytes_out"]
+        self.latency = tuple(totals["latency"])
+        self.latency_ns = totals["latency_ns"]
+        self.cut = totals["cut"]
+        self.queue = totals["queue"]
+        self.queue_max = totals["queue_max"]
 
 
 cdef class SeatView:
@@ -193,6 +329,8 @@ cdef class SeatView:
     def state(self, unsigned value):
         if value == READY and self.seat.ready_ns == 0:
             self.seat.ready_ns = time.monotonic_ns()
+        if value == BOOTING and 0 <= self.seat.slot < self.board.seats:
+            self.board._totals[self.seat.slot].starts += 1
         self.seat.state = value
 
     @property
