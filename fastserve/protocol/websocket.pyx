@@ -61,7 +61,6 @@ cdef enum:
     COPY_MAX = 16384            # a message up to this size is copied behind its head; a larger one is handed over as it is
     QUEUE_BYTES_MAX = 1048576   # of messages that wait, whatever their number
     TURN = 32                   # messages sent without waiting, before others get their turn
-    COMPRESS_MIN = 128          # a shorter message gains nothing worth its time
 
 cdef bytes GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"   # RFC 6455 section 1.3
 cdef object _current_task = asyncio.current_task
@@ -714,7 +713,7 @@ cdef class WebSocket(Tunnel):
             self._refuse_application()
         if isinstance(message, str):
             text = PyUnicode_AsUTF8AndSize(message, &length)   # a lone surrogate: UnicodeEncodeError
-            if self._deflate is not None and length >= COMPRESS_MIN:
+            if self._deflate is not None:
                 whole = self._compress(<const uint8_t *>text, length)
                 return self._frame(FS_WS_TEXT, True, <const uint8_t *>PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole), whole)
             whole = (<str>message).encode() if length > COPY_MAX else None
@@ -726,7 +725,7 @@ cdef class WebSocket(Tunnel):
     cdef int send_bytes_(self, unsigned opcode, bytes data) except -1:
         if self._state != OPEN:
             self._refuse_application()
-        if self._deflate is not None and PyBytes_GET_SIZE(data) >= COMPRESS_MIN:
+        if self._deflate is not None:
             data = self._compress(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
             return self._frame(opcode, True, <const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
         return self._frame(opcode, False, <const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
