@@ -360,6 +360,21 @@ def test_workers_hold_no_admin_socket_and_it_holds_none_of_theirs() -> None:
         get(server.port)
 
 
+def test_an_upgrade_hands_the_address_over() -> None:
+    with serving() as (server, admin):
+        server.signal(signal.SIGUSR2)
+        new = int(server.wait_for(r"a new server starts \(pid (\d+)\)").group(1))
+        try:
+            server.wait_for(r"^\s+ready\b", count=2, limit=30)
+            assert {each["pid"] for each in admin.workers()} == set(server.workers)  # the old one's
+            assert server.stop() == 0
+            until(lambda: admin.status("/readyz") == 200, "the new server has the address")
+            assert not {each["pid"] for each in admin.workers()} & set(server.workers)
+        finally:
+            os.kill(new, signal.SIGTERM)
+            until(lambda: not alive(new), "the new server is gone", limit=30)
+
+
 def listening() -> list[str]:
     """Lines of /proc/net/tcp of listeners."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
