@@ -165,7 +165,9 @@ def _be(inheritance: worker.Inheritance, listeners: Listeners) -> NoReturn:
     code = worker.FORCED
     try:
         inheritance.listeners.close()  # ours of the application's: nobody may wait at a socket because we hold it
-        inheritance.identity.assume()
+        app = importlib.import_module(CONTROL).make(inheritance.board)
+        loop = new_loop("auto", inheritance.config.app_dir)
+        inheritance.identity.assume()  # after our own modules are loaded: the user may not be able to read them
         worker.die_with(inheritance.supervisor)
         lifeline.hold(inheritance.lifeline)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -173,7 +175,6 @@ def _be(inheritance: worker.Inheritance, listeners: Listeners) -> NoReturn:
                 number, signal.SIG_IGN
             )  # of a terminal or a wrapper, to the whole group: we are the last to go
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        app = importlib.import_module(CONTROL).make(inheritance.board)
         config = Config.of(
             app,
             {
@@ -186,7 +187,6 @@ def _be(inheritance: worker.Inheritance, listeners: Listeners) -> NoReturn:
                 "threads": 1,
             },
         )
-        loop = new_loop("auto", inheritance.config.app_dir)
         asyncio.set_event_loop(loop)
         loop.run_until_complete(_serve(config, app, listeners))
     except BaseException:

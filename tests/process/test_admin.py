@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -373,6 +374,16 @@ def test_an_upgrade_hands_the_address_over() -> None:
         finally:
             os.kill(new, signal.SIGTERM)
             until(lambda: not alive(new), "the new server is gone", limit=30)
+
+
+def test_it_gives_up_what_workers_give_up() -> None:
+    with serving("--umask", "027") as (server, _admin):
+        child = child_of(server, server.workers)
+        masks = {
+            pid: re.search(r"Umask:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in (server.pid, child)
+        }
+        assert masks[child] is not None and masks[child][1] == "0027"
+        assert masks[server.pid] is not None and masks[server.pid][1] != "0027"
 
 
 def listening() -> list[str]:
