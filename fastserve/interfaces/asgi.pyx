@@ -63,6 +63,7 @@ from fastserve.errors import ClientDisconnected, LocalProtocolError, RemoteProto
 __all__ = ["ASGIHandler", "asgi3"]
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object thing)
     ctypedef enum PySendResult:
         PYGEN_RETURN
         PYGEN_ERROR
@@ -103,6 +104,8 @@ cdef dict ASGI = {"version": "3.0", "spec_version": "2.4"}
 cdef dict EXTENSIONS_10 = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
 cdef dict EXTENSIONS = {**EXTENSIONS_10, "http.response.early_hint": {}}
 cdef dict EXTENSIONS_TE = {**EXTENSIONS, "http.response.trailers": {}}
+cdef enum:
+    SPARE_MAX = 64   # calls kept for the next requests
 cdef object WAIT = object()   # next_event, take_message: event.inner is to be waited for
 
 
@@ -135,6 +138,13 @@ cdef class ASGIHandler(Handler):
         self.root_path = root_path
         self.raw_root_path = root_path.encode("utf-8")
         self.running = set()
+        self.spare = []
+
+    def close(self):
+        """Let go of what was kept for the next requests."""
+        for call in self.spare:
+            (<ASGICall>call).let_go()
+        self.spare.clear()
 
     async def wait_idle(self):
         """Until no call is waiting for anything any more."""
@@ -175,8 +185,13 @@ cdef class ASGIHandler(Handler):
         return self.answer(exchange, "", self.context, self.state)
 
     cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1:
-        cdef ASGICall call = ASGICall.__new__(ASGICall)
+        cdef ASGICall call
         cdef object coro
+        if self.spare:
+            call = self.spare.pop()
+            call.finished = False
+        else:
+            call = ASGICall.__new__(ASGICall)
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
         call.wing = self
@@ -193,11 +208,23 @@ cdef class ASGIHandler(Handler):
                 if not isinstance(coro, Coroutine):
                     coro = _awaiting(coro)
         except BaseException as error:
+            call.let_go()
             call.settle(None, error)
             if not isinstance(error, (Exception, CancelledError)):
                 raise
             return 0
+        call.pooled = True
         call.go(coro)
+        call.pooled = False
+        coro = None
+        if call.finished and call.reusable() and Py_REFCNT(call) == 2 and len(self.spare) < SPARE_MAX:
+            # Most calls end here, and nobody has seen their task or kept receive or send. (2: ours, and the task's.)
+            call.stage = NOTHING
+            call.body_over = call.wants_trailers = call.sends_trailers = False
+            call.turns = 0
+            self.spare.append(call)
+            return 0
+        call.let_go()
         if not call.finished:
             self.running.add(call)
         return 0
@@ -544,7 +571,10 @@ cdef class ASGICall(HandlerCall):
         for pair in self.headers:
             name = pair[0]
             if len(name) == 14 and name.lower() == b"content-length":
-                value = pair[1].strip()
+                value = pair[1]
+                if PyBytes_CheckExact(value) and _is_number(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), size):
+                    continue
+                value = value.strip()
                 if value.isdigit() and len(value) < 19 and int(value) != size and self.status != 204 and self.status != 205:
                     if self.exchange.head().method_id == FS_METHOD_HEAD:
                         raise LocalProtocolError(f"Content-Length {value.decode()} is declared, and the body has {size} bytes")
@@ -645,6 +675,18 @@ cdef class ASGICall(HandlerCall):
             line = f"{self.scope.get('method')} {self.scope.get('path')}".encode("unicode_escape").decode("ascii")
         logger.error("%s: %s", line, what, exc_info=error)
         return 0
+
+
+cdef bint _is_number(const char *text, Py_ssize_t length, Py_ssize_t number) noexcept:
+    # Does it say just this number?
+    cdef Py_ssize_t i, found = 0
+    if not 0 < length < 19:
+        return False
+    for i in range(length):
+        if not 48 <= text[i] <= 57:
+            return False
+        found = found * 10 + (text[i] - 48)
+    return found == number
 
 
 cdef int _check_pair(object pair) except -1:

@@ -15,12 +15,14 @@ cdef class HandlerCall(Call):
     cdef bint cancel_on_disconnect
     cdef bint started_task     # the task is a real one now
     cdef bint listed           # in asyncio.all_tasks(), as a blank one
+    cdef object listing        # and the weak reference by which, before Python 3.12
     cdef bint finished
     cdef bint pooled           # the wing asks reusable() after run(): the blank task is kept until then
 
     # Step `coro` now, in a fresh context, with current_task() working inside.
     cdef int run(self, object coro) except -1
     cdef bint reusable(self)
+    cdef int let_go(self) except -1
     # The same, for callers that are not the handler's task: its CancelledError was answered and ends here.
     cdef int go(self, object coro) except -1
     # What run() does with an outcome, for a call that was not run.

@@ -11,7 +11,8 @@ Task by its own __init__ the moment somebody asks it anything, or when the corou
 which remember the task they were entered in, cancel the right one.
 
 The real Task's first step hands back the future that the coroutine yielded here; nothing is awaited twice. asyncio.all_tasks()
-lists a blank task too: it is entered for the time of its step, which costs less than a twentieth of a request.
+lists a blank task too. A wing may keep a call that ended so, with its task, for the next request (`pooled`, reusable()); such
+a task stays entered, and says that it is done while it waits for one.
 """
 
 import asyncio
@@ -40,16 +41,22 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     static inline PyObject *fs_take(PyObject *object) { return object; }
-    static inline int fs_pristine(PyObject *task) {
+    /* `own` is a weak reference of ours, or None; `held` the references to `task` that we know of. */
+    static inline int fs_pristine(PyObject *task, PyObject *own, Py_ssize_t held) {
       Py_ssize_t weak = Py_TYPE(task)->tp_weaklistoffset;
       PyObject **dict = _PyObject_GetDictPtr(task);
-      if (Py_REFCNT(task) != 1 || (dict != NULL && *dict != NULL)) return 0;
-      return weak == 0 || *(PyObject **)((char *)task + weak) == NULL;
+      PyObject *first;
+      if (Py_REFCNT(task) != held || (dict != NULL && *dict != NULL)) return 0;
+      if (weak == 0) return 1;
+      first = *(PyObject **)((char *)task + weak);
+      if (own == Py_None) return first == NULL;
+      /* weakref.ref(task) gives out the one that is there already: ours and the set's are two references to it */
+      return first == own && ((PyWeakReference *)own)->wr_next == NULL && Py_REFCNT(own) == 2;
     }
     """
     object fs_take(PyObject *object)   # a new reference that is given to us
 
-    int fs_pristine(object task)       # nobody else holds it, points at it weakly, or has put an attribute on it
+    int fs_pristine(object task, object own, Py_ssize_t held)   # nobody else holds it, points at it weakly, or has put an attribute on it
 
 cdef object _list_task = getattr(tasks, "_register_eager_task", None)       # Python 3.12: what eager tasks use
 cdef object _unlist_task = getattr(tasks, "_unregister_eager_task", None)
@@ -101,6 +108,13 @@ class HandlerTask(Task):
             return f"<HandlerTask in its first step coro={(<HandlerCall>call).coro!r}>"
         return super().__repr__()
 
+    def get_loop(self):
+        """The event loop it runs on."""
+        call = self._call
+        if call is not None and not (<HandlerCall>call).started_task:
+            return (<HandlerCall>call).loop   # all_tasks() asks everybody: that makes nobody real
+        return super().get_loop()
+
     def done(self):
         """True when the handler has ended."""
         call = self._call
@@ -127,7 +141,7 @@ class HandlerTask(Task):
 
 
 for _name in ("add_done_callback", "remove_done_callback", "cancel", "cancelled", "cancelling", "get_coro", "get_context",
-              "get_loop", "get_name", "get_stack", "print_stack", "set_name", "uncancel", "__await__", "__iter__"):
+              "get_name", "get_stack", "print_stack", "set_name", "uncancel", "__await__", "__iter__"):
     if hasattr(Task, _name):
         setattr(HandlerTask, _name, _blank_aware(_name))
 
@@ -209,11 +223,13 @@ cdef class HandlerCall(Call):
                 other = _current_task(self.loop)
                 _leave_task(self.loop, other)
                 _enter_task(self.loop, task)
-        self._list(task)
+        if not self.listed:
+            self._list(task)
         try:
             yielded = self._step(None, None, &suspended)
         finally:
-            self._unlist(task)
+            if not self.pooled:
+                self._unlist(task)
             if _current_tasks is not None:
                 PyDict_DelItem(_current_tasks, self.loop)
             else:
@@ -229,20 +245,31 @@ cdef class HandlerCall(Call):
         """After run(): may this call, with its blank task, serve another request? False: they have let go of each other.
 
         Only if nobody kept the task, made it real, points at it weakly (a WeakKeyDictionary by task holds what was said of the
-        request before) or set an attribute on it.
+        request before) or set an attribute on it. Until `finished` is reset the task is done, as far as anybody can tell.
         """
         cdef object task = self.task
-        if task is None:
+        cdef object listing
+        cdef bint pristine
+        if task is None or self.started_task or not self.finished:
+            self.let_go()
             return False
-        self.task = None
-        if self.started_task or not self.finished or not fs_pristine(task):
-            if self.started_task:
-                self.task = task  # it is asyncio's now, and asks us
+        listing, self.task, self.listing = self.listing, None, None   # so that these locals hold the only references of ours
+        pristine = fs_pristine(task, listing, 2 if self.listed and listing is None else 1)
+        self.listing = listing
+        if not pristine:
+            self._unlist(task)
             return False
         self.task = task
         self.context = None
-        self.finished = False
         return True
+
+    cdef int let_go(self) except -1:
+        # Leave no circle behind: a task that asyncio has not got ends here.
+        cdef object task = self.task
+        if task is not None and not self.started_task:
+            self._unlist(task)
+            self.task = None
+        return 0
 
     cdef int go(self, object coro) except -1:
         try:
@@ -274,17 +301,20 @@ cdef class HandlerCall(Call):
             _list_task(task)
             self.listed = True
         elif _listed is not None:
-            PySet_Add(_listed, PyWeakref_NewRef(task, None))
+            self.listing = PyWeakref_NewRef(task, None)
+            PySet_Add(_listed, self.listing)
             self.listed = True
         return 0
 
     cdef int _unlist(self, object task) except -1:
+        cdef object listing = self.listing
         if self.listed:
             self.listed = False
-            if _unlist_task is not None:
+            self.listing = None
+            if listing is None:
                 _unlist_task(task)
             else:
-                PySet_Discard(_listed, PyWeakref_NewRef(task, None))  # the same object: a weak reference without callback
+                PySet_Discard(_listed, listing)
         return 0
 
     cdef object _step(self, object value, object error, bint *suspended):

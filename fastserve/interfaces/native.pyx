@@ -570,6 +570,8 @@ cdef class NativeHandler(Handler):
 
     def close(self):
         """Join the threads of the pool; calls that have not begun are dropped."""
+        for call in self._spare:
+            (<NativeCall>call).let_go()
         self._spare.clear()
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -672,6 +674,7 @@ cdef class NativeHandler(Handler):
         cdef object found
         if self._spare:
             call = self._spare.pop()
+            call.finished = False
         else:
             call = NativeCall.__new__(NativeCall)
         if self.loop is None:
@@ -684,17 +687,18 @@ cdef class NativeHandler(Handler):
             if self._websockets and exchange.head().upgrade and asks_for_websocket(exchange):
                 found = self._find(exchange, call, True)
                 if type(found) is Endpoint:
+                    call.let_go()
                     return self._handle_websocket(exchange, call, <Endpoint>found)
             found = self._find(exchange, call, False)
         except Exception:
             logger.exception("the routes of %r cannot be used", self.app)
-            self._spare.append(call)
+            self._give_back(call)
             return exchange.fail(500)
         if type(found) is Refusal and not self._chained and not self._exception_handlers:
-            self._spare.append(call)
+            self._give_back(call)
             return _refuse(exchange, <Refusal>found)
         if type(found) is Mount and not self._chained:
-            self._spare.append(call)
+            self._give_back(call)
             return (<Mount>found).handler.answer(exchange, (<Mount>found).prefix, self.context, self.state or None)
         call.wing = self
         call.exchange = exchange
@@ -716,14 +720,18 @@ cdef class NativeHandler(Handler):
         call.pooled = False
         if call.finished and call.reusable() and Py_REFCNT(call) == 2 and len(self._spare) < SPARE_MAX:
             # Most calls end here, and nobody has seen their task: it serves the next one. (2: ours, and the task's.)
-            call.reset()
-            self._spare.append(call)
+            self._give_back(call)
             return 0
-        if not call.started_task:
-            call.task = None  # leave no circle behind
+        call.let_go()
         if not call.finished and not exchange.ended and exchange._request is None:
             # It goes on after the bytes of the head are gone; exception handlers and the log want to know whose it was.
             exchange.keep_head()
+        return 0
+
+    cdef int _give_back(self, NativeCall call) except -1:
+        call.reset()
+        call.finished = True   # its task, if it has one, is done until the next request
+        self._spare.append(call)
         return 0
 
     cdef int _handle_websocket(self, Exchange exchange, NativeCall call, Endpoint endpoint) except -1:

@@ -279,3 +279,52 @@ def test_the_task_of_a_handler_that_ended_leaves_no_trace(memory):
     assert answer(memory, handler) == b"ok"
     gc.collect()
     assert not [task for task in gc.get_objects() if type(task).__name__ == "HandlerTask"]
+
+
+@pytest.mark.parametrize("kind", ["native", "asgi"])
+def test_a_task_that_serves_again_brings_nothing_along(memory: Any, kind: str) -> None:
+    """A blank task may serve the next request: not if anybody put something on it, or remembers something of it."""
+    by_task: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+    kept: list[Any] = []
+    seen: list[tuple[Any, ...]] = []
+    ways = [
+        lambda task: None,
+        lambda task: setattr(task, "mine", len(seen)),
+        lambda task: by_task.setdefault(task, len(seen)),
+        kept.append,
+        lambda task: kept.append(weakref.ref(task)),
+        lambda task: task.add_done_callback(lambda _: None),
+        lambda task: None,
+    ]
+
+    def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        seen.append((hasattr(task, "mine"), task in by_task, task in kept, task.done(), task in asyncio.all_tasks()))
+        ways[len(seen) % len(ways)](task)
+
+    async def handler() -> str:
+        work()
+        return "x"
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        work()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    app = App()
+    if kind == "native":
+        app.add_route("/", handler, methods=("GET",))
+    else:
+        app.mount("/", asgi)
+    conn = memory(app)
+    for _ in range(4 * len(ways)):
+        assert conn.feed(GET).endswith(b"x")
+        conn.turn(2)
+
+        async def others() -> int:
+            return len(asyncio.all_tasks()) - 1
+
+        assert conn.loop.run_until_complete(others()) == 0  # one that waits for a request is nobody's task
+    assert seen == [(False, False, False, False, True)] * (4 * len(ways))
+    assert all(task.done() for task in kept if isinstance(task, asyncio.Task))
