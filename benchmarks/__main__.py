@@ -1,6 +1,7 @@
-"""The front door: `python -m benchmarks run` measures, `python -m benchmarks report` renders what was measured.
+"""The front door: `python -m benchmarks run` measures, `report` renders, `idle` weighs, `callgrind` counts.
 
-Called from a shell, at the root of the repository. Calls run.measure and report.render; has no logic of its own.
+Called from a shell, at the root of the repository. Calls run.measure, report.render, memory.main, callgrind.main;
+has no logic of its own.
 """
 
 import argparse
@@ -9,7 +10,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 
-from . import cases, load, report, run, servers
+from . import callgrind, cases, load, memory, report, run, servers
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -30,23 +31,25 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True)
 
     measure = verbs.add_parser("run", help="measure, keep the raw JSON, render the report")
+    measure.add_argument("--quick", action="store_true", help="the nearest peers, the main cases, 3 rounds of 1 s")
+    measure.add_argument("--resume", action="store_true", help="leave out the cases that --out already has")
     measure.add_argument(
         "--case",
         type=names(cases.CASES),
-        default=list(cases.DEFAULT),
         metavar="NAME,...",
         help=f"of {', '.join(cases.CASES)} (default: {', '.join(cases.DEFAULT)})",
     )
     measure.add_argument(
         "--servers",
         type=names(servers.SERVERS),
-        default=list(servers.DEFAULT),
         metavar="NAME,...",
         help=f"of {', '.join(servers.SERVERS)} (default: {', '.join(servers.DEFAULT)})",
     )
-    measure.add_argument("--rounds", type=int, default=5, help="samples of each server in each case (default: 5)")
-    measure.add_argument("--seconds", type=int, default=2, help="length of a sample, whole seconds (default: 2)")
-    measure.add_argument("--warmup", type=int, default=1, help="unrecorded load before round 1, seconds (default: 1)")
+    measure.add_argument("--rounds", type=int, help="samples of each server in each case (default: 5; quick: 3)")
+    measure.add_argument("--seconds", type=int, help="length of a sample, whole seconds (default: 2; quick: 1)")
+    measure.add_argument(
+        "--warmup", type=float, default=0.3, help="unrecorded load before round 1, seconds (default: 0.3)"
+    )
     measure.add_argument(
         "-c", "--connections", type=int, default=64, help="unless the case names its own (default: 64)"
     )
@@ -60,36 +63,70 @@ def parser() -> argparse.ArgumentParser:
     render.add_argument("result", type=Path, help="the result.json of an earlier run")
     render.add_argument("--reference", help="the server the ratios are made to")
     render.add_argument("--out", type=Path, help="folder for the rendered files (default: beside the result)")
+    render.add_argument("--page", type=Path, help="a page of the documentation to write too: docs/performance.md")
+
+    idle = verbs.add_parser("idle", help="memory of idle connections, each after a browser's GET and a POST of 64 KB")
+    idle.add_argument("--servers", type=names(memory.ROWS), default=list(memory.ROWS), metavar="NAME,...")
+    idle.add_argument("-c", "--connections", type=int, default=10_000)
+    idle.add_argument("--out", type=Path, help="folder of the result it belongs to")
+
+    counts = verbs.add_parser("callgrind", help="instructions per request of our server, under valgrind")
+    counts.add_argument("--rows", type=names(callgrind.ROWS), default=list(callgrind.ROWS), metavar="NAME,...")
+    counts.add_argument("--requests", type=int, default=1600, help="counted requests (default: 1600)")
+    counts.add_argument("--write", action="store_true", help="make this the baseline of this Python")
+    counts.add_argument("--check", action="store_true", help="fail where the baseline is exceeded by more than 5 %%")
+    counts.add_argument("--out", type=Path, help="folder of the result it belongs to")
     return top
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def measure(options: argparse.Namespace) -> int:
+    """The verb `run`."""
+    started_at = datetime.now().astimezone()
+    folder = options.out or Path(__file__).parent / "results" / started_at.strftime("%Y-%m-%d-%H%M%S")
+    path = folder / "result.json"
+    before = report.read(path) if path.exists() else None
+    wanted = options.case or list(cases.QUICK if options.quick else cases.DEFAULT)
+    if options.resume and before:
+        wanted = [name for name in wanted if name not in before["runs"]]
+    if wanted:
+        plan = run.Plan(
+            cases=tuple(wanted),
+            servers=tuple(options.servers or (servers.QUICK if options.quick else servers.DEFAULT)),
+            rounds=options.rounds or (3 if options.quick else 5),
+            seconds=options.seconds or (1 if options.quick else 2),
+            warmup_seconds=options.warmup,
+            connections=options.connections,
+            cores=run.choose_cores(options.server_core, options.load_core),
+            nice=options.nice,
+        )
+        say(f"about {run.estimate_s(plan) / 60:.0f} minutes; after each case {path} is written")
+        result = run.measure(plan, started_at, say, before, lambda result: report.keep(result, folder))
+        path = report.keep(result, folder)
+    print(report.render(path, folder, options.reference))
+    return 0 if report.read(path)["samples"] else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.verb == "report":
-            print(report.render(options.result, options.out or options.result.parent, options.reference))
+            folder = options.out or options.result.parent
+            print(report.render(options.result, folder, options.reference, options.page))
             return 0
-        plan = run.Plan(
-            cases=tuple(options.case),
-            servers=tuple(options.servers),
-            rounds=options.rounds,
-            seconds=options.seconds,
-            warmup_seconds=options.warmup,
-            connections=options.connections,
-            cores=run.choose_cores(options.server_core, options.load_core),
-            nice=options.nice,
-        )
-        started_at = datetime.now().astimezone()
-        folder = options.out or Path(__file__).parent / "results" / started_at.strftime("%Y-%m-%d-%H%M%S")
-        result = run.measure(plan, started_at, say=lambda line: print(line, file=sys.stderr, flush=True))
-        path = report.keep(result, folder)
-        print(report.render(path, folder, options.reference))
-        return 1 if not result["samples"] else 0
+        if options.verb == "idle":
+            return memory.main(options.servers, options.connections, options.out, say)
+        if options.verb == "callgrind":
+            return callgrind.main(options.rows, options.requests, options.write, options.check, options.out, say)
+        return measure(options)
     except (load.LoadError, servers.ServerError, run.PlanError, report.ReportError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("benchmarks: interrupted; nothing was kept", file=sys.stderr)
+        print("benchmarks: interrupted; the cases that were finished are kept, and --resume goes on", file=sys.stderr)
         return 130
 
 

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 HELLO = b"Hello, World!"
 MESSAGE = {"message": "Hello, World!"}
 TEN_KILOBYTES = b"0123456789abcdef" * 640
+ONE_MEGABYTE = b"0123456789abcdef" * 65536
+CHUNKS = 10
+STREAMED = b"0123456789abcdef" * 64 * CHUNKS
+FILE = b"A file of 64 KiB, line by line.\n" * 2048
 ONE_KILOBYTE = b"The quick brown fox jumps over the lazy dog 0123456789\r\n=&%\xc3\xa9\x00".ljust(64, b".") * 16
 
 # A browser's GET as Chrome sends it on a page with a few cookies; fifteen fields with Host.
@@ -29,6 +33,12 @@ BROWSER_FIELDS = (
     b"Accept-Encoding: gzip, deflate, br, zstd\r\n"
     b"Accept-Language: en-GB,en;q=0.9\r\n"
     b"Cookie: session=4f1c9a7be2d03; theme=dark; csrf=Yk3JQm0zV2hqT1pLd0xWbjRhUQ\r\n"
+)
+
+# RFC 6455 section 4.1; the key is the one of its section 1.3.
+HANDSHAKE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 
 
@@ -66,15 +76,29 @@ class Case:
     connections: int | None = None
     keep_alive: bool = True
     expects_json: bool = False  # servers may choose their own white space
+    chunks_min: int = 0  # a stream must come in so many chunks at least: gathering it first is not streaming
+    websocket: bool = False  # `body` is a message, echoed; the request is the handshake
 
     def request(self, host: str) -> bytes:
         """The bytes of one write of a client: `depth` requests."""
         fields = self.fields
+        if self.websocket:
+            return head(self.method, self.target, host.encode("ascii"), HANDSHAKE)
         if self.body:
             fields += b"Content-Type: application/octet-stream\r\nContent-Length: %d\r\n" % len(self.body)
         if not self.keep_alive:
             fields += b"Connection: close\r\n"
         return (head(self.method, self.target, host.encode("ascii"), fields) + self.body) * self.depth
+
+    def message(self) -> bytes:
+        """The WebSocket message as a client's frame: final, binary, masked (RFC 6455 section 5.2)."""
+        mask = b"\x37\xfa\x21\x3d"
+        masked = bytes(byte ^ mask[n % 4] for n, byte in enumerate(self.body))
+        return b"\x82" + bytes([0x80 | len(self.body)]) + mask + masked
+
+    def reply(self) -> bytes:
+        """The same message as a server's frame, which is not masked."""
+        return b"\x82" + bytes([len(self.body)]) + self.body
 
     def is_answered_by(self, body: bytes) -> bool:
         if not self.expects_json:
@@ -95,7 +119,35 @@ CASES = {
         Case("echo-1k", "POST /echo, 1 KB there and back", b"/echo", ONE_KILOBYTE, method=b"POST", body=ONE_KILOBYTE),
         Case("10k", "GET /10k, a 10 KB answer", b"/10k", TEN_KILOBYTES),
         Case("close", "GET /, a connection per request", b"/", HELLO, keep_alive=False),
+        Case(
+            "echo-64k",
+            "POST /echo, 64 KB there and back",
+            b"/echo",
+            ONE_KILOBYTE * 64,
+            method=b"POST",
+            body=ONE_KILOBYTE * 64,
+        ),
+        Case("1m", "GET /1m, a 1 MB answer", b"/1m", ONE_MEGABYTE),
+        Case("stream", "GET /stream, ten chunks of 1 KB", b"/stream", STREAMED, chunks_min=CHUNKS),
+        Case("static", "GET /64k.txt, a file of 64 KB", b"/64k.txt", FILE),
         Case("c1", "GET /, one connection", b"/", HELLO, connections=1),
+        Case("c512", "GET /, 512 connections", b"/", HELLO, connections=512),
+        Case(
+            "fastapi",
+            "GET /items/42?q=shoes, a FastAPI endpoint",
+            b"/items/42?q=shoes",
+            json.dumps({"item_id": 42, "q": "shoes"}).encode(),
+            expects_json=True,
+        ),
+        Case(
+            "websocket",
+            "a message of 64 B there and back",
+            b"/ws",
+            ONE_KILOBYTE[:64],
+            body=ONE_KILOBYTE[:64],
+            websocket=True,
+        ),
     )
 }
 DEFAULT = tuple(CASES)
+QUICK = ("plaintext", "pipelined", "json", "browser", "echo-1k", "close", "stream", "fastapi")

@@ -1,4 +1,5 @@
-"""The load generator's room: drives the wrk binary and returns one frozen result, or refuses.
+"""The load generator's room: drives the wrk binary, or our own client (run_client), and returns one frozen result, or
+refuses.
 
 Called by run.py. wrk is given the exact bytes to send through a Lua script (wrk.format is replaced, so that wrk keeps
 its static request and runs no Lua per request; it finds the pipelining depth by parsing the bytes). wrk's own `done`
@@ -22,6 +23,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+
+from . import build
 
 PERCENTILES = ("50", "75", "90", "99", "99.9", "99.99")
 MARK = "benchmarks-result:"
@@ -167,6 +170,47 @@ def run(
         raise LoadError(f"wrk ended with {done.returncode}: {told}")
     load = parse(done.stdout)
     return replace(load, latency_us=None if pipelined else load.latency_us, wrk_cpu_s=cpu_s)
+
+
+def run_client(
+    port: int,
+    raw: bytes,
+    *,
+    connections: int,
+    answer_size: int,
+    requests: int = 0,
+    milliseconds: int = 0,
+    each: int = 1,
+    hello: bytes = b"",
+    prepare: Callable[[], None] | None = None,
+) -> Load:
+    """The load of our own client (peers/client.c): an exact number of requests, or so many milliseconds, or a WebSocket.
+
+    `each` requests are in `raw`, and are answered with `answer_size` bytes each. `hello` is a handshake, sent first.
+    """
+    try:
+        program = str(build.program("client"))
+    except build.BuildError as error:
+        raise LoadError(f"the load client: {error}") from error
+    figures = (port, connections, requests, milliseconds, answer_size * each, each, len(hello))
+    timeout_s = 120 + milliseconds / 1000
+    cpu_before_s = _children_cpu_s()
+    try:
+        done = subprocess.run(
+            [program, *map(str, figures)],
+            input=hello + raw,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            preexec_fn=prepare,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LoadError(f"the load client did not end in {timeout_s:.0f} s") from error
+    cpu_s = _children_cpu_s() - cpu_before_s
+    if done.returncode != 0:
+        raise LoadError(done.stderr.decode(errors="replace").strip() or f"the load client ended with {done.returncode}")
+    load = parse(done.stdout.decode())
+    return replace(load, latency_us=None if each > 1 else load.latency_us, wrk_cpu_s=cpu_s)
 
 
 def _children_cpu_s() -> float:

@@ -6,19 +6,21 @@ and then summed up, so that the machine's slow drift cancels.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from typing import Any
 
+from . import targets
 from .cases import CASES
 
 CONNECTION_PER_REQUEST = {case.name for case in CASES.values() if not case.keep_alive}
 # A sample in which other processes used more than this much of a core is disturbed: its caches and its batches are not
 # the server's own. The figure is that of the first study (performance.md).
 OTHERS_MAX = 0.12
-PREFERRED_REFERENCE = ("granian", "uvicorn")
+PREFERRED_REFERENCE = ("hyper", "granian", "uvicorn")
 
 Result = dict[str, Any]
 Sample = dict[str, Any]
@@ -110,6 +112,122 @@ def ratio(samples: list[Sample], references: list[Sample], field: Field) -> Spre
     return Spread.of(values, disturbed=not clean) if values else None
 
 
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom; beyond the table the normal distribution's is near enough.
+T95 = (
+    12.71,
+    4.30,
+    3.18,
+    2.78,
+    2.57,
+    2.45,
+    2.36,
+    2.31,
+    2.26,
+    2.23,
+    2.20,
+    2.18,
+    2.16,
+    2.14,
+    2.13,
+    2.12,
+    2.11,
+    2.10,
+    2.09,
+    2.09,
+)
+
+
+def interval(values: list[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of `values` by Student's t; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    reach = T95[min(len(values) - 1, len(T95)) - 1] * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - reach, fmean(values) + reach
+
+
+def ratio_interval(values: list[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the geometric mean of ratios: of their logarithms, for a ratio and its inverse are alike."""
+    found = interval([math.log(value) for value in values])
+    return (math.exp(found[0]), math.exp(found[1])) if found else None
+
+
+def paired(result: Result, case: str, ours: str, peers: Iterable[str]) -> tuple[list[float], bool]:
+    """Our CPU per request as a ratio to the cheapest peer, once per round; and whether no undisturbed round was to be had.
+
+    The cheapest is chosen once, by its median, so that a round's luck does not choose it.
+    """
+    known = {peer: found for peer in peers if (found := spread(of(result, case, peer), CPU.field))}
+    if not known:
+        return [], False
+    best = of(result, case, min(known, key=lambda peer: known[peer].median))
+    by_round = {s["round"]: s for s in best}
+    pairs = [(s, by_round[s["round"]]) for s in of(result, case, ours) if s["round"] in by_round]
+    clean = [pair for pair in pairs if not any(map(is_disturbed, pair))]
+    return [m["cpu_us_per_request"] / t["cpu_us_per_request"] for m, t in clean or pairs], not clean
+
+
+def cheapest(result: Result, case: str, peers: Iterable[str]) -> str:
+    known = {peer: found.median for peer in peers if (found := spread(of(result, case, peer), CPU.field))}
+    return min(known, key=lambda peer: known[peer]) if known else ""
+
+
+def target_table(result: Result) -> list[str]:
+    """Every aim, whether it was met, and by how much it was missed."""
+    lines = [
+        "## The aims",
+        "",
+        "Server CPU per request as a ratio to a peer in the same round (below 1 is cheaper): median and 95 "
+        "% interval of the "
+        "rounds. Where several peers count, the cheapest does. *Not told apart*: the interval holds the aim.",
+        "",
+        "| case | ours | peer | aim at most | measured | |",
+        "|---|---|---|--:|--:|---|",
+    ]
+    for target in targets.TARGETS:
+        values, disturbed = paired(result, target.case, target.ours, target.peers)
+        peer = cheapest(result, target.case, target.peers) or " / ".join(target.peers)
+        if not values:
+            lines.append(f"| {target.case} | {target.ours} | {peer} | {target.ratio:g} | | not measured |")
+            continue
+        found, within = median(values), ratio_interval(values)
+        verdict = "met" if found <= target.ratio else f"**missed by {found / target.ratio - 1:.0%}**"
+        if within and within[0] < target.ratio < within[1]:
+            verdict += ", not told apart"
+        span = f" ({within[0]:.2f}-{within[1]:.2f})" if within else " (one round)"
+        mark = " †" if disturbed else ""
+        lines.append(
+            f"| {target.case} | {target.ours} | {peer} | {target.ratio:g} | {found:.2f}{span}{mark} | {verdict} |"
+        )
+    return [*lines, ""]
+
+
+def on_off_table(result: Result) -> list[str]:
+    """What everything switched on costs, from paired rounds."""
+    lines = []
+    for case in result["plan"]["cases"]:
+        values, disturbed = paired(result, case, targets.ON, [targets.OFF])
+        within = ratio_interval(values)
+        if within is None:
+            continue
+        verdict = "met" if within[1] - 1 <= targets.ON_BOUND else "not shown"
+        mark = " †" if disturbed else ""
+        lines.append(
+            f"| {case} | {median(values) - 1:+.1%}{mark} | {within[0] - 1:+.1%} to {within[1] - 1:+.1%} | "
+            f"{len(values)} | {verdict} |"
+        )
+    if not lines:
+        return []
+    head = [
+        f"## Everything on against everything off ({targets.ON} to {targets.OFF})",
+        "",
+        f"The aim: the 95 % interval of the paired rounds lies below {targets.ON_BOUND:+.0%}.",
+        "",
+        "| case | median | 95 % interval | rounds | |",
+        "|---|--:|--:|--:|---|",
+    ]
+    return [*head, *lines, ""]
+
+
 def measured(result: Result) -> tuple[list[str], list[str]]:
     """The cases and the servers of the plan of which there is anything to show, in the plan's order."""
     plan = result["plan"]
@@ -158,8 +276,8 @@ def ratio_table(result: Result, reference: str, metric: Metric, title: str) -> l
     return [*lines, ""]
 
 
-def markdown(result: Result, reference: str) -> str:
-    """The whole report."""
+def markdown(result: Result, reference: str, extra: Iterable[str] = ()) -> str:
+    """The whole report. `extra`: sections of other measurements (memory, instructions), put before the notes."""
     plan, machine = result["plan"], result["machine"]
     everything = result["samples"]
     disturbed = sum(map(is_disturbed, everything))
@@ -176,16 +294,22 @@ def markdown(result: Result, reference: str) -> str:
         f"Repository: commit {machine['commit']}.",
         "",
     ]
+    commits = {about["commit"] for about in result.get("runs", {}).values()}
+    if len(commits) > 1:
+        lines += [f"**The cases are of {len(commits)} runs, of commits {', '.join(sorted(commits))}.**", ""]
     for name, reason in result["missing"].items():
         lines += [f"**Missing: {name}** ({reason}). It was asked for and is not in the tables.", ""]
     if machine["server_core"] == machine["load_core"]:
         lines += ["**The server and wrk shared one core: these figures say nothing about speed.**", ""]
     elif machine["cores_are_siblings"]:
         lines += ["**The two cores are threads of one core: they slow each other, and the figures are too high.**", ""]
+    lines += target_table(result)
+    lines += on_off_table(result)
     lines += table(result, CPU)
     lines += ratio_table(result, reference, CPU, f"CPU per request, as a ratio to {reference} (below 1 is cheaper)")
     for metric in (RATE, P50, P99, BUSY, WRK, RSS):
         lines += table(result, metric)
+    lines += extra
     lines += [
         "## What to know about these figures",
         "",
@@ -268,26 +392,66 @@ def plot(result: Result, folder: Path) -> list[Path]:
 def keep(result: Result, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "result.json"
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    half = path.with_suffix(".half")  # an interrupted run leaves the result of before
+    half.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    half.replace(path)
     return path
 
 
-def render(path: Path, folder: Path, reference: str | None = None) -> str:
-    """Write report.md and the plots of a kept result; return the report. Without matplotlib the report says so."""
+def read(path: Path) -> Result:
+    """A kept result; ReportError if the file is none."""
     try:
         result: Result = json.loads(path.read_text(encoding="utf-8"))
         schema = result.get("schema")
     except (OSError, ValueError, AttributeError) as error:
         raise ReportError(f"{path} is not a result: {error}") from error
-    if schema != 1:
+    if schema not in (1, 2):
         raise ReportError(f"{path} is not a result of this version: schema {schema!r}")
+    return {"runs": {}, **result}
+
+
+def render(path: Path, folder: Path, reference: str | None = None, page: Path | None = None) -> str:
+    """Write report.md and the plots of a kept result; return the report. Without matplotlib the report says so.
+
+    `page`: where a copy goes that belongs to the documentation, its plot beside it as PAGE.svg.
+    """
+    result = read(path)
     chosen = choose_reference(result, reference)
-    text = markdown(result, chosen)
+    text = markdown(result, chosen, extra_sections(path.parent))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        plot(result, folder)
+        plots = plot(result, folder)
         text = text.replace("\n## ", "\n![Server CPU per request](cpu.svg)\n\n## ", 1)
     except ImportError:
+        plots = []
         text += "\nNo plot: matplotlib is not installed.\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
+    if page is not None:
+        written_by = "<!-- Made by `python -m benchmarks report`: do not edit. -->\n"
+        page.write_text(written_by + text.replace("](cpu.svg)", f"]({page.stem}.svg)"), encoding="utf-8")
+        if plots:
+            page.with_suffix(".svg").write_bytes(plots[0].read_bytes())
     return text
+
+
+def extra_sections(folder: Path) -> list[str]:
+    """What was measured beside the load: NAME.json files in the folder of the result, each a title, notes and a table."""
+    lines: list[str] = []
+    for path in sorted(folder.glob("extra-*.json")):
+        extra = json.loads(path.read_text(encoding="utf-8"))
+        lines += [f"## {extra['title']}", "", *extra["notes"], ""]
+        if extra["rows"]:
+            heads = list(extra["rows"][0])
+            lines += ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
+            lines += ["| " + " | ".join(str(row[head]) for head in heads) + " |" for row in extra["rows"]]
+        lines.append("")
+    return lines
+
+
+def keep_extra(folder: Path, name: str, title: str, notes: list[str], rows: list[dict[str, Any]]) -> Path:
+    """Keep a measurement that is no load, so that the report has a section of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"extra-{name}.json"
+    text = json.dumps({"title": title, "notes": notes, "rows": rows}, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path

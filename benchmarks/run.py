@@ -20,8 +20,11 @@ from . import cpu, load, servers
 from .cases import CASES, Case
 from .servers import Running, ServerError
 
-SCHEMA = 1
-PACKAGES = ("fastserve-http", "uvicorn", "granian", "httptools", "h11", "uvloop", "msgspec", "Cython")
+SCHEMA = 2
+PACKAGES = (
+    *("fastserve-http", "uvicorn", "granian", "httptools", "h11", "uvloop", "orjson", "msgspec", "Cython"),
+    *("gunicorn", "hypercorn", "fastapi", "websockets", "wsproto"),
+)
 SIZE_TOLERANCE = 0.05
 
 
@@ -39,12 +42,14 @@ class Plan:
     seconds: int
     connections: int
     cores: tuple[int, int]
-    warmup_seconds: int = 1
+    warmup_seconds: float = 1
     nice: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.seconds, self.connections, self.warmup_seconds) < 1:
-            raise PlanError("rounds, seconds, warm-up and connections must each be at least 1")
+        if min(self.rounds, self.seconds, self.connections) < 1 or self.warmup_seconds <= 0:
+            raise PlanError(
+                "rounds, seconds, warm-up and connections must each be at least 1, and there must be some warm-up"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,45 +89,93 @@ def choose_cores(server: int | None, wrk: int | None) -> tuple[int, int]:
     return server, wrk
 
 
-def measure(plan: Plan, started_at: datetime, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Every case, every server, every round. The result is what result.json holds."""
+def estimate_s(plan: Plan) -> float:
+    """How long a plan takes, about: a start, a check, a warm-up and the rounds of each server in each case."""
+    pairs = sum(servers.SERVERS[name].can(case) for case in plan.cases for name in plan.servers)
+    return pairs * (1.2 + max(0.3, plan.warmup_seconds) + plan.rounds * (plan.seconds + 0.15))
+
+
+def measure(
+    plan: Plan,
+    started_at: datetime,
+    say: Callable[[str], None] = print,
+    before: dict[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], object] = lambda result: None,
+) -> dict[str, Any]:
+    """Every case, every server, every round. The result is what result.json holds.
+
+    `before` is an earlier result: its cases that are not in the plan are carried over, each with the run it is from.
+    `keep` is
+    called after each case, so that an interrupted run loses only the case in hand.
+    """
     wrk_version = load.version()
     present: dict[str, str] = {}
     missing: dict[str, str] = {}
     for name in plan.servers:
+        if not any(servers.SERVERS[name].can(case) for case in plan.cases):
+            continue
         try:
             present[name] = servers.SERVERS[name].version()
         except ServerError as error:
             missing[name] = str(error)
             say(f"missing: {name}: {error}")
 
-    samples: list[Sample] = []
-    failures: list[dict[str, Any]] = []
-
-    def fail(case: Case, name: str, number: int, error: Exception) -> None:
-        failures.append({"case": case.name, "server": name, "round": number, "reason": str(error)})
-        say(f"{case.name:10} {name:15} round {number}: failed: {error}")
-
-    machine = describe_machine(plan.cores)
-    for case_name in plan.cases:
-        _measure_case(plan, CASES[case_name], list(present), samples, fail, say)
-
-    return {
+    before = before or {}
+    old = [name for name in before.get("runs", {}) if name not in plan.cases]
+    result: dict[str, Any] = {
         "schema": SCHEMA,
         "started_at": started_at.isoformat(timespec="seconds"),
-        "took_s": round((datetime.now().astimezone() - started_at).total_seconds(), 1),
-        "plan": asdict(plan),
-        "machine": machine,
-        "versions": {"wrk": wrk_version, **present},
+        "took_s": 0.0,
+        "plan": {
+            **asdict(plan),
+            "cases": [name for name in CASES if name in (*old, *plan.cases)],
+            "servers": [
+                name for name in servers.SERVERS if name in (*before.get("plan", {}).get("servers", ()), *plan.servers)
+            ],
+        },
+        "machine": describe_machine(plan.cores),
+        "versions": {**before.get("versions", {}), "wrk": wrk_version, **present},
         "packages": {name: version for name in PACKAGES if (version := _package_version(name))},
         # what one would type: the folder of this environment is nobody else's business
         "commands": {
-            name: [Path(first).name, *rest] for name in present for first, *rest in [servers.SERVERS[name].command(0)]
+            **before.get("commands", {}),
+            **{
+                name: [Path(first).name, *rest]
+                for name in present
+                for first, *rest in [servers.SERVERS[name].command(0)]
+            },
         },
-        "missing": missing,
-        "failures": failures,
-        "samples": [asdict(sample) for sample in samples],
+        "missing": {**{n: why for n, why in before.get("missing", {}).items() if n not in present}, **missing},
+        "runs": {name: before["runs"][name] for name in old},
+        "failures": [failure for failure in before.get("failures", ()) if failure["case"] in old],
+        "samples": [sample for sample in before.get("samples", ()) if sample["case"] in old],
     }
+
+    for case_name in plan.cases:
+        case_began_at = datetime.now().astimezone()
+        samples: list[Sample] = []
+        failures: list[dict[str, Any]] = []
+
+        def fail(case: Case, name: str, number: int, error: Exception, to: list[dict[str, Any]] = failures) -> None:
+            to.append({"case": case.name, "server": name, "round": number, "reason": str(error)})
+            say(f"{case.name:10} {name:15} round {number}: failed: {error}")
+
+        asked = [name for name in present if servers.SERVERS[name].can(case_name)]
+        _measure_case(plan, CASES[case_name], asked, samples, fail, say)
+        result["samples"] += [asdict(sample) for sample in samples]
+        result["failures"] += failures
+        now = datetime.now().astimezone()
+        result["runs"][case_name] = {
+            "started_at": case_began_at.isoformat(timespec="seconds"),
+            "took_s": round((now - case_began_at).total_seconds(), 1),
+            "commit": result["machine"]["commit"],
+            "rounds": plan.rounds,
+            "seconds": plan.seconds,
+            "asked": asked,
+        }
+        result["took_s"] = round(sum(run["took_s"] for run in result["runs"].values()), 1)
+        keep(result)
+    return result
 
 
 def _measure_case(
@@ -144,7 +197,7 @@ def _measure_case(
             try:
                 running[name] = servers.start(servers.SERVERS[name], pinned(plan.cores[0], plan.nice))
                 sizes[name] = running[name].check(case)
-                _load(plan, case, running[name], plan.warmup_seconds)
+                _load(plan, case, running[name], sizes[name], plan.warmup_seconds)
             except (ServerError, load.LoadError) as error:
                 fail(case, name, 0, error)
                 if name in running:
@@ -168,14 +221,28 @@ def _measure_case(
             server.stop()
 
 
-def _load(plan: Plan, case: Case, running: Running, seconds: int) -> load.Load:
+def _load(plan: Plan, case: Case, running: Running, answer_size: int, seconds: float) -> load.Load:
+    """wrk's load; our client's where wrk cannot make it: a WebSocket, or less than a second (the warm-up)."""
+    raw, prepare = case.request(running.host), pinned(plan.cores[1], plan.nice)
+    connections = case.connections or plan.connections
+    if case.websocket or (seconds < 1 and case.keep_alive):
+        return load.run_client(
+            running.port,
+            case.message() if case.websocket else raw,
+            connections=connections,
+            answer_size=answer_size,
+            milliseconds=round(1000 * seconds),
+            each=case.depth,
+            hello=raw if case.websocket else b"",
+            prepare=prepare,
+        )
     return load.run(
         running.url,
-        case.request(running.host),
-        connections=case.connections or plan.connections,
-        seconds=seconds,
+        raw,
+        connections=connections,
+        seconds=max(1, round(seconds)),
         pipelined=case.depth > 1,
-        prepare=pinned(plan.cores[1], plan.nice),
+        prepare=prepare,
     )
 
 
@@ -183,7 +250,7 @@ def _sample(plan: Plan, case: Case, running: Running, number: int, answer_size: 
     running.must_live()
     opened_before, machine_before_ns = connections_opened(), cpu.machine_busy_ns()
     before, began_at = cpu.snapshot(running.pid), time.perf_counter()
-    seen = _load(plan, case, running, plan.seconds)
+    seen = _load(plan, case, running, answer_size, plan.seconds)
     after, ended_at = cpu.snapshot(running.pid), time.perf_counter()
     opened_after, machine_after_ns = connections_opened(), cpu.machine_busy_ns()
     running.must_live()

@@ -8,17 +8,20 @@ nothing below warnings logged. benchmarks/README.md says which others were tried
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import IO
 
+from . import build, cases
 from .cases import Case
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,33 +37,92 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to start one server. `tool` is its console script, or else its module; both in the running Python's place."""
+    """How to start one server. `tool`: its console script, or else its module, both in the running Python's place; with
+    `kind` "system" a program on PATH or in /usr/sbin, with "built" one that build.py makes.
+
+    {port}, {folder} (its own, temporary), {www} (files to serve) and {config} are filled in. `cases`: what it can be asked;
+    None for all but those of OWN.
+    """
 
     name: str
     tool: str
     arguments: tuple[str, ...]
-    app: str
+    app: str = ""
     # The peers find benchmarks.apps on PYTHONPATH. Ours must not: in a clone the source folder would hide the installed
     # package, and an install is what is measured.
     root_on_path: bool = True
+    kind: str = "python"
+    config: str = ""  # a file in peers/ whose text is filled in like the arguments
+    cases: tuple[str, ...] | None = None
+    package: str = ""  # where the version is not told by a command: the distribution, or the crate
+    variables: tuple[tuple[str, str], ...] = ()  # of the environment
+    note: str = ""  # what the report says beside the command
 
-    def command(self, port: int) -> list[str]:
-        return [*tool(self.tool), *(argument.format(port=port) for argument in self.arguments), self.app]
+    def can(self, case: str) -> bool:
+        """Is this server to be asked that case at all?"""
+        return case in self.cases if self.cases is not None else case not in OWN
+
+    def command(self, port: int, folder: str = "FOLDER") -> list[str]:
+        """The words that start it on this port."""
+        values = {
+            "port": str(port),
+            "folder": folder,
+            "www": str(Path(folder) / "www"),
+            "config": f"{folder}/{self.config}",
+        }
+        words = [_fill(argument, values) for argument in self.arguments]
+        return [*self.program(), *words, *([self.app] if self.app else [])]
+
+    def program(self) -> list[str]:
+        """The first words of the command; ServerError if there is no such program."""
+        if self.kind == "python":
+            return tool(self.tool)
+        if self.kind == "built":
+            try:
+                return [str(build.program(self.tool))]
+            except build.BuildError as error:
+                raise ServerError(f"cannot be built here: {error}") from error
+        path = shutil.which(self.tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if path is None:
+            raise ServerError(f"not installed here: {self.tool} is not on PATH")
+        return [path]
+
+    def prepare(self, port: int, folder: Path) -> None:
+        """Write its configuration, and the files to serve, into its own folder."""
+        if not self.config:
+            return
+        www = folder / "www"
+        www.mkdir()
+        for name, content in FILES.items():
+            (www / name).write_bytes(content)
+        for path in (folder, www):
+            path.chmod(0o755)  # the system's servers read it as another user
+        values = {"port": str(port), "folder": str(folder), "www": str(www)}
+        text = (ROOT / "benchmarks" / "peers" / self.config).read_text(encoding="utf-8")
+        (folder / self.config).write_text(_fill(text, values), encoding="utf-8")
 
     def environment(self) -> dict[str, str]:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         if self.root_on_path:
             environment["PYTHONPATH"] = str(ROOT)
-        return environment
+        return {**environment, **dict(self.variables)}
 
     def version(self) -> str:
-        """What `--version` prints, first line: it also proves that the server can be started at all."""
+        """What is known of its version; ServerError, with the reason, if it cannot be started here at all."""
+        program = self.program()
+        if self.kind == "built":
+            return BUILT_VERSIONS[self.tool]()
+        if self.package:
+            try:
+                return metadata.version(self.package)
+            except metadata.PackageNotFoundError:
+                raise ServerError(f"not installed here: no package {self.package}") from None
         try:
             shown = subprocess.run(
-                [*tool(self.tool), "--version"],
+                [*program, "-v" if self.kind == "system" else "--version"],
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=60,
                 check=False,
                 cwd=ROOT,
                 env=self.environment(),
@@ -72,45 +134,111 @@ class Server:
         return (shown.stdout.strip() or shown.stderr.strip()).partition("\n")[0]
 
 
-_AT = ("--host", HOST, "--port", "{port}")
-_LISTEN = (*_AT, "--log-level", "warning")
+def _fill(text: str, values: dict[str, str]) -> str:
+    """Only these names: the configurations have braces of their own."""
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    return text
+
+
+def _crate(name: str) -> str:
+    """The version in Cargo.lock, which is what --locked builds."""
+    lines = (ROOT / "benchmarks" / "peers" / "hyper" / "Cargo.lock").read_text(encoding="utf-8").splitlines()
+    return f"{name} " + lines[lines.index(f'name = "{name}"') + 1].partition('"')[2].rstrip('"')
+
+
+def _go() -> str:
+    return subprocess.run(["go", "version"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+BUILT_VERSIONS: dict[str, Callable[[], str]] = {
+    "epoll": lambda: "our parser and writer under a bare epoll loop",
+    "hyper": lambda: _crate("hyper"),
+    "axum": lambda: f"{_crate('axum')} on {_crate('hyper')}",
+    "net-http": _go,
+}
+FILES = {
+    "index.txt": cases.HELLO,
+    "10k": cases.TEN_KILOBYTES,
+    "1m": cases.ONE_MEGABYTE,
+    "64k.txt": cases.FILE,
+}
+
+# Cases that only servers started for them answer.
+OWN = frozenset({"fastapi", "websocket", "static"})
+_BASIC = ("plaintext", "pipelined", "browser", "close", "c1", "c512")
+_FILES = (*_BASIC, "10k", "1m", "static")
+_ASGI = (*(name for name in cases.CASES if name not in OWN), "websocket")
+# What a floor or a peer of the second rank is asked: the rest would cost time and tell nothing new.
+_SHORT = ("plaintext", "pipelined", "json", "browser", "echo-1k", "close", "stream")
+
+_LISTEN = ("--host", HOST, "--port", "{port}", "--log-level", "warning")
 _FASTSERVE = (*_LISTEN, "--no-access-log")
 _UVICORN = (
     *_LISTEN,
-    *("--loop", "uvloop", "--http", "httptools", "--ws", "none"),
+    *("--loop", "uvloop", "--http", "httptools"),
     *("--no-proxy-headers", "--no-access-log", "--backlog", "2048"),
 )
 _GRANIAN = (
     *_LISTEN,
-    *("--loop", "uvloop", "--http", "1", "--http1-pipeline-flush", "--no-ws"),
+    *("--loop", "uvloop", "--http", "1", "--http1-pipeline-flush"),
     *("--workers", "1", "--runtime-threads", "1", "--backlog", "2048"),
     "--interface",
 )
+_GUNICORN = ("--bind", f"{HOST}:{{port}}", "--workers", "1", "--log-level", "warning", "--keep-alive", "75")
+_HYPERCORN = ("--bind", f"{HOST}:{{port}}", "--workers", "1", "--worker-class", "uvloop", "--log-level", "WARNING")
+_NATIVE, _ASGI_APP, _WSGI_APP, _RSGI_APP = (
+    f"benchmarks.apps.{name}:app" for name in ("native", "asgi", "wsgi", "rsgi")
+)
+_FASTAPI_APP = "benchmarks.apps.fastapi_app:app"
+_SERVE = ("-m", "benchmarks.apps.serve")
+_PYTHON = Path(sys.executable).name
 
 SERVERS = {
     server.name: server
     for server in (
-        Server("fastserve", "fastserve", _FASTSERVE, "benchmarks.apps.native:app", root_on_path=False),
-        Server("fastserve-asgi", "fastserve", _FASTSERVE, "benchmarks.apps.asgi:app", root_on_path=False),
-        Server("fastserve-wsgi", "fastserve", _FASTSERVE, "benchmarks.apps.wsgi:app", root_on_path=False),
-        Server(
-            "fastserve-wsgi-inline",
-            "fastserve",
-            (*_FASTSERVE, "--threads", "0"),
-            "benchmarks.apps.wsgi:app",
-            root_on_path=False,
-        ),
-        Server("uvicorn", "uvicorn", _UVICORN, "benchmarks.apps.asgi:app"),
-        Server("granian", "granian", (*_GRANIAN, "asgi"), "benchmarks.apps.asgi:app"),
-        Server("granian-rsgi", "granian", (*_GRANIAN, "rsgi"), "benchmarks.apps.rsgi:app"),
-        Server("granian-wsgi", "granian", (*_GRANIAN, "wsgi"), "benchmarks.apps.wsgi:app"),
-        # These call the application on their event loop, as `--threads 0` does; none of them has threads for it.
-        Server("fastwsgi", "fastwsgi", (*_AT, "--loglevel", "0"), "benchmarks.apps.wsgi:app"),
-        Server("fastpysgi", "fastpysgi", (*_AT, "--loglevel", "0"), "benchmarks.apps.wsgi:app"),
-        Server("bjoern", "benchmarks.apps.serve_bjoern", _AT, "benchmarks.apps.wsgi:app"),
+        Server("fastserve", "fastserve", _FASTSERVE, _NATIVE, False, cases=_ASGI),
+        Server("fastserve-on", "fastserve", (*_LISTEN, "--access-log"), _NATIVE, False, cases=("plaintext", "browser"),
+               note="the access log goes to a file"),
+        Server("fastserve-transport", "fastserve", _FASTSERVE, _NATIVE, False, cases=("plaintext", "browser"),
+               variables=(("FASTSERVE_WIRE", "transport"),), note="on the transports of uvloop"),
+        Server("fastserve-asgi", "fastserve", (*_FASTSERVE, "--interface", "asgi"), _ASGI_APP, False, cases=_ASGI),
+        Server("fastserve-wsgi", "fastserve", (*_FASTSERVE, "--interface", "wsgi"), _WSGI_APP, False, cases=_SHORT),
+        Server("fastserve-wsgi-inline", "fastserve",
+               (*_FASTSERVE, "--interface", "wsgi", "--threads", "0"), _WSGI_APP, False),
+        Server("fastserve-fastapi", "fastserve",
+               (*_FASTSERVE, "--interface", "asgi"), _FASTAPI_APP, False, cases=("fastapi",)),
+        Server("epoll", "epoll", ("{port}",), kind="built"),
+        Server("hyper", "hyper", ("{port}",), kind="built"),
+        Server("axum", "axum", ("{port}",), kind="built", cases=_SHORT),
+        Server("net-http", "net-http", ("{port}",), kind="built", cases=_SHORT, variables=(("GOMAXPROCS", "1"),)),
+        Server("nginx", "nginx", ("-p", "{folder}", "-c", "{config}"), kind="system", config="nginx.conf", cases=_FILES),
+        Server("h2o", "h2o",
+               ("-c", "{config}"), kind="system", config="h2o.conf", cases=("plaintext", "browser", "static")),
+        Server("haproxy", "haproxy",
+               ("-db", "-f", "{config}"), kind="system", config="haproxy.cfg", cases=("plaintext", "browser", "close")),
+        Server("uvicorn", "uvicorn", _UVICORN, _ASGI_APP, cases=_ASGI),
+        Server("uvicorn-fastapi", "uvicorn", _UVICORN, _FASTAPI_APP, cases=("fastapi",)),
+        Server("granian", "granian", (*_GRANIAN, "asgi"), _ASGI_APP, cases=_ASGI),
+        Server("granian-fastapi", "granian", (*_GRANIAN, "asgi"), _FASTAPI_APP, cases=("fastapi",)),
+        Server("granian-rsgi", "granian", (*_GRANIAN, "rsgi"), _RSGI_APP, cases=_SHORT),
+        Server("granian-wsgi", "granian", (*_GRANIAN, "wsgi", "--no-ws"), _WSGI_APP),
+        Server("gunicorn-asgi", "gunicorn", (*_GUNICORN, "--worker-class", "asgi"), _ASGI_APP, cases=_SHORT),
+        Server("gunicorn", "gunicorn",
+               (*_GUNICORN, "--worker-class", "gthread", "--threads", "4"), _WSGI_APP, cases=_SHORT),
+        Server("hypercorn", "hypercorn", _HYPERCORN, _ASGI_APP, cases=_SHORT, package="hypercorn"),
+        Server("fastpysgi-wsgi", _PYTHON, (*_SERVE, "fastpysgi-wsgi", "{port}"), package="fastpysgi"),
+        Server("fastpysgi-asgi", _PYTHON, (*_SERVE, "fastpysgi-asgi", "{port}"), package="fastpysgi"),
+        Server("bjoern", _PYTHON, (*_SERVE, "bjoern", "{port}"), package="bjoern"),
+        Server("fastwsgi", _PYTHON, (*_SERVE, "fastwsgi", "{port}"), package="fastwsgi", cases=_SHORT),
+        Server("socketify", _PYTHON, (*_SERVE, "socketify", "{port}"), package="socketify", cases=_SHORT),
     )
-}
-DEFAULT = ("fastserve", "uvicorn", "granian")
+}  # fmt: skip
+DEFAULT = tuple(SERVERS)
+QUICK = (
+    *("fastserve", "fastserve-asgi", "fastserve-wsgi-inline", "fastserve-fastapi", "epoll", "hyper", "nginx"),
+    *("uvicorn", "uvicorn-fastapi", "granian", "granian-wsgi", "fastpysgi-wsgi", "fastpysgi-asgi"),
+)
 
 
 @dataclass(slots=True)
@@ -121,6 +249,7 @@ class Running:
     port: int
     process: subprocess.Popen[bytes]
     log: IO[bytes] = field(repr=False)
+    folder: "tempfile.TemporaryDirectory[str]" = field(repr=False)
 
     @property
     def host(self) -> str:
@@ -143,12 +272,13 @@ class Running:
             raise ServerError(f"{self.server.name} ended: {self.last_words()}")
 
     def last_words(self) -> str:
-        self.log.seek(0)
+        self.log.seek(0, os.SEEK_END)
+        self.log.seek(max(0, self.log.tell() - 65536))  # an access log may be in it
         return last_line(self.log.read().decode("utf-8", "replace")) or "it printed nothing"
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, ready_s: float = READY_S) -> None:
         """Return when the port takes a connection; ServerError when the process ends first or time is up."""
-        give_up_at = time.monotonic() + READY_S
+        give_up_at = time.monotonic() + ready_s
         while True:
             self.must_live()
             try:
@@ -157,20 +287,25 @@ class Running:
             except OSError:
                 if time.monotonic() > give_up_at:
                     raise ServerError(
-                        f"{self.server.name} did not listen in {READY_S:.0f} s: {self.last_words()}"
+                        f"{self.server.name} did not listen in {ready_s:.0f} s: {self.last_words()}"
                     ) from None
                 time.sleep(0.02)
 
-    def check(self, case: Case) -> int:
+    def check(self, case: Case, timeout_s: float = ANSWER_S) -> int:
         """Send the case once, read its answers. Returns the size of one, which wrk's figures are held against."""
         try:
-            answers = ask(self.port, case.request(self.host), case.depth)
+            if case.websocket:
+                return ask_websocket(self.port, case.request(self.host), case.message(), case.reply())
+            answers = ask(self.port, case.request(self.host), case.depth, timeout_s)
         except (OSError, ValueError, EOFError) as error:
+            time.sleep(0.2)  # one that is ending says why
             self.must_live()
             raise ServerError(f"{self.server.name} gave no proper answer to {case.name}: {error}") from error
         for answer in answers:
             if answer.status != 200 or not case.is_answered_by(answer.body):
                 raise ServerError(f"{self.server.name} answered {case.name} with {answer.status} {answer.body[:60]!r}")
+            if answer.chunks < case.chunks_min:
+                raise ServerError(f"{self.server.name} gathers the stream: {answer.chunks} chunks of {case.chunks_min}")
             if answer.closes == case.keep_alive:
                 # wrk would reconnect without a word, and the figure would be one of connections.
                 verb = "closes" if answer.closes else "keeps"
@@ -189,14 +324,21 @@ class Running:
         os.killpg(self.pid, signal.SIGKILL)  # our group for certain: its leader lives or is a zombie not yet waited for
         self.process.wait()
         self.log.close()
+        self.folder.cleanup()
 
 
-def start(server: Server, prepare: Callable[[], None] | None = None) -> Running:
-    """Start it and wait until it listens. `prepare` runs in the child first (core, priority)."""
+def start(
+    server: Server, prepare: Callable[[], None] | None = None, wrapper: Sequence[str] = (), ready_s: float = READY_S
+) -> Running:
+    """Start it and wait until it listens. `prepare` runs in the child first (core, priority); `wrapper` stands
+    before its words.
+    """
     port = free_port()
+    folder = tempfile.TemporaryDirectory(prefix="benchmarks-")
+    server.prepare(port, Path(folder.name))
     log = tempfile.TemporaryFile(prefix="benchmarks-")  # noqa: SIM115  (Running.stop closes it)
     process = subprocess.Popen(
-        server.command(port),
+        [*wrapper, *server.command(port, folder.name)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -205,9 +347,9 @@ def start(server: Server, prepare: Callable[[], None] | None = None) -> Running:
         start_new_session=True,
         preexec_fn=prepare,
     )
-    running = Running(server, port, process, log)
+    running = Running(server, port, process, log, folder)
     try:
-        running.wait_until_ready()
+        running.wait_until_ready(ready_s)
     except BaseException:
         running.stop()
         raise
@@ -220,11 +362,28 @@ class Answer:
     body: bytes
     size: int  # head and body, as they came
     closes: bool
+    chunks: int = 0  # of a body that came chunked
 
 
-def ask(port: int, raw: bytes, count: int) -> list[Answer]:
-    """Write `raw` to a new connection and read `count` answers, framed by content-length or chunks of one answer."""
+def ask_websocket(port: int, handshake: bytes, message: bytes, reply: bytes) -> int:
+    """Shake hands, send one message and expect `reply`; returns its size."""
     with socket.create_connection((HOST, port), timeout=ANSWER_S) as connection, connection.makefile("rb") as answers:
+        connection.sendall(handshake)
+        status = _read_line(answers)
+        if not status.startswith(b"HTTP/1.1 101"):
+            raise ValueError(f"no handshake: {status.decode('latin-1').strip()}")
+        while _read_line(answers) != b"\r\n":
+            pass
+        connection.sendall(message)
+        came = _read_exactly(answers, len(reply))
+        if came != reply:
+            raise ValueError(f"not the message's echo: {came[:20]!r}")
+        return len(reply)
+
+
+def ask(port: int, raw: bytes, count: int, timeout_s: float = ANSWER_S) -> list[Answer]:
+    """Write `raw` to a new connection and read `count` answers, framed by content-length or chunks of one answer."""
+    with socket.create_connection((HOST, port), timeout=timeout_s) as connection, connection.makefile("rb") as answers:
         connection.sendall(raw)
         return [_read_answer(answers) for _ in range(count)]
 
@@ -237,7 +396,7 @@ def _read_answer(stream: IO[bytes]) -> Answer:
         name, _, value = line.decode("latin-1").partition(":")
         fields[name.lower()] = value.strip().lower()
     version, _, rest = lines[0].partition(b" ")
-    body, size = b"", sum(map(len, lines)) + 2
+    body, size, chunks = b"", sum(map(len, lines)) + 2, 0
     if fields.get("transfer-encoding") == "chunked":
         while True:
             line = _read_line(stream)
@@ -246,11 +405,12 @@ def _read_answer(stream: IO[bytes]) -> Answer:
             body += chunk[:-2]
             if len(chunk) == 2:
                 break
+            chunks += 1
     else:
         body = _read_exactly(stream, int(fields["content-length"]) if "content-length" in fields else 0)
         size += len(body)
     closes = fields.get("connection") == "close" or version == b"HTTP/1.0"
-    return Answer(int(rest[:3]), body, size, closes)
+    return Answer(int(rest[:3]), body, size, closes, chunks)
 
 
 def _read_line(stream: IO[bytes]) -> bytes:

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 TEN_KILOBYTES = b"0123456789abcdef" * 640
+ONE_MEGABYTE = b"0123456789abcdef" * 65536
+CHUNK = b"0123456789abcdef" * 64
 
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 JSON = (b"content-type", b"application/json")
@@ -36,11 +38,23 @@ async def ten_kilobytes(receive: Receive, send: Send) -> None:
     await answer(send, BINARY, TEN_KILOBYTES)
 
 
+async def one_megabyte(receive: Receive, send: Send) -> None:
+    await answer(send, BINARY, ONE_MEGABYTE)
+
+
+async def stream(receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [BINARY]})
+    for _ in range(10):
+        await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+    await send({"type": "http.response.body"})
+
+
 async def websocket_echo(receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     while (event := await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "text": event["text"]})
+        kind = "bytes" if event.get("bytes") is not None else "text"
+        await send({"type": "websocket.send", kind: event[kind]})
 
 
 async def nothing(receive: Receive, send: Send) -> None:
@@ -53,7 +67,14 @@ async def answer(send: Send, content_type: tuple[bytes, bytes], body: bytes, sta
     await send({"type": "http.response.body", "body": body})
 
 
-ROUTES = {("GET", "/"): index, ("GET", "/json"): message, ("POST", "/echo"): echo, ("GET", "/10k"): ten_kilobytes}
+ROUTES = {
+    ("GET", "/"): index,
+    ("GET", "/json"): message,
+    ("POST", "/echo"): echo,
+    ("GET", "/10k"): ten_kilobytes,
+    ("GET", "/1m"): one_megabyte,
+    ("GET", "/stream"): stream,
+}
 
 
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:

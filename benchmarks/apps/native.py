@@ -1,10 +1,13 @@
 """The small application for fastserve's own interface. Loaded by `fastserve benchmarks.apps.native:app`."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastserve import App, WebSocket
 
 TEN_KILOBYTES = b"0123456789abcdef" * 640
+ONE_MEGABYTE = b"0123456789abcdef" * 65536
+CHUNK = b"0123456789abcdef" * 64
 
 app = App()
 
@@ -27,6 +30,17 @@ async def echo(body: bytes) -> bytes:
 @app.get("/10k")
 async def ten_kilobytes() -> bytes:
     return TEN_KILOBYTES
+
+
+@app.get("/1m")
+async def one_megabyte() -> bytes:
+    return ONE_MEGABYTE
+
+
+@app.get("/stream")
+async def stream() -> AsyncIterator[bytes]:
+    for _ in range(10):
+        yield CHUNK
 
 
 @app.websocket("/ws")

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 TEN_KILOBYTES = b"0123456789abcdef" * 640
+ONE_MEGABYTE = b"0123456789abcdef" * 65536
+CHUNK = b"0123456789abcdef" * 64
 
 TEXT = ("Content-Type", "text/plain; charset=utf-8")
 JSON = ("Content-Type", "application/json")
@@ -30,6 +32,15 @@ def ten_kilobytes(environ: Environ, start_response: StartResponse) -> Iterable[b
     return answer(start_response, BINARY, TEN_KILOBYTES)
 
 
+def one_megabyte(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    return answer(start_response, BINARY, ONE_MEGABYTE)
+
+
+def stream(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [BINARY])
+    return (CHUNK for _ in range(10))
+
+
 def nothing(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return answer(start_response, TEXT, b"Not Found", "404 Not Found")
 
@@ -41,7 +52,14 @@ def answer(
     return [body]
 
 
-ROUTES = {("GET", "/"): index, ("GET", "/json"): message, ("POST", "/echo"): echo, ("GET", "/10k"): ten_kilobytes}
+ROUTES = {
+    ("GET", "/"): index,
+    ("GET", "/json"): message,
+    ("POST", "/echo"): echo,
+    ("GET", "/10k"): ten_kilobytes,
+    ("GET", "/1m"): one_megabyte,
+    ("GET", "/stream"): stream,
+}
 
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

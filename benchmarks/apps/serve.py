@@ -1,0 +1,38 @@
+"""Starts the servers that have no command line, or none for all of their settings: `python -m benchmarks.apps.serve
+NAME PORT`.
+
+Called by ../servers.py. The settings are each project's documented ones: one process, no access log.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+HOST = "127.0.0.1"
+
+
+def bjoern(server: Any, port: int) -> None:
+    server.run(import_module("benchmarks.apps.wsgi").app, HOST, port)
+
+
+def fastwsgi(server: Any, port: int) -> None:
+    server.run(import_module("benchmarks.apps.wsgi").app, host=HOST, port=port, loglevel=1)
+
+
+def fastpysgi(server: Any, port: int, interface: str) -> None:
+    server.run(import_module(f"benchmarks.apps.{interface}").app, host=HOST, port=port, loglevel=1)
+
+
+def socketify(server: Any, port: int) -> None:
+    server.ASGI(import_module("benchmarks.apps.asgi").app).listen(port).run()
+
+
+def main(name: str, port: str) -> None:
+    package, _, interface = name.partition("-")
+    server = import_module(package)
+    starters: dict[str, Any] = {"bjoern": bjoern, "fastwsgi": fastwsgi, "fastpysgi": fastpysgi, "socketify": socketify}
+    starters[package](server, int(port), *([interface] if interface else []))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,209 @@
+"""Instructions per request of our own server, counted by valgrind's callgrind: a number that does not depend on who
+else is busy.
+
+Called by __main__ (the verb `callgrind`). Calls servers (start under valgrind) and load.run_client (so many requests).
+Counted is the server's process in user space, over a real socket with 16 connections; two loads of different length are
+counted, and their difference taken, so that what happens once per load (connecting, closing) falls out.
+
+The baseline, baseline.json beside this file, holds the figures of each version of Python, and the functions they are
+made of. They
+belong to a build without debugging and to the SIMD level of that build's machine.
+"""
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import load, report, servers
+from .cases import CASES
+
+# A row of the baseline: which server, asked what.
+ROWS = {
+    "native-plaintext": ("fastserve", "plaintext"),
+    "native-browser": ("fastserve", "browser"),
+    "native-plaintext-on": ("fastserve-on", "plaintext"),
+    "native-browser-on": ("fastserve-on", "browser"),
+    "asgi-plaintext": ("fastserve-asgi", "plaintext"),
+    "asgi-browser": ("fastserve-asgi", "browser"),
+    "wsgi-plaintext": ("fastserve-wsgi-inline", "plaintext"),
+    "wsgi-browser": ("fastserve-wsgi-inline", "browser"),
+}
+BASELINE = Path(__file__).parent / "baseline.json"
+CONNECTIONS = 16
+SHORT = 320  # requests of the shorter load
+WARM = 800
+READY_S = 120.0
+TOLERANCE = 0.05
+SHOWN = 12  # functions in the report
+KEPT = 60  # functions in the baseline
+# "1,234 (5.6%)  file.c:function [/path/object.so]"; the file may be ???, the object may be missing.
+LINE = re.compile(r"^\s*([\d,]+)\s+\([\s\d.]+%\)\s+(.+)$")
+
+
+class CallgrindError(servers.ServerError):
+    """Nothing could be counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Instructions per request, and by function (those of its own code, not of what it calls)."""
+
+    instructions: float
+    functions: dict[str, float]
+
+
+def parse(text: str) -> tuple[int, dict[str, int]]:
+    """What callgrind_annotate printed: the total, and the functions' own instructions."""
+    total: int | None = None
+    functions: dict[str, int] = {}
+    for line in text.splitlines():
+        found = LINE.match(line)
+        if not found:
+            continue
+        count, what = int(found[1].replace(",", "")), found[2]
+        if what.startswith("PROGRAM TOTALS"):
+            total = count
+        elif ":" in what:
+            functions[short_name(what)] = functions.get(short_name(what), 0) + count
+    if total is None:
+        raise CallgrindError("callgrind_annotate printed no total")
+    return total, functions
+
+
+def short_name(what: str) -> str:
+    """'path/to/file.c:name [/path/object.so]' as 'name [object.so]': the paths are of one machine only."""
+    name, _, place = what.partition(" [")
+    name = re.sub(r"'\d+$", "", name.split(":", 1)[1].strip())  # 'n: callgrind's mark of recursion
+    thing = place.rstrip("]").rpartition("/")[2].split(".cpython")[0]
+    return f"{name} [{thing}]" if thing else name
+
+
+def count(name: str, requests: int) -> Count:
+    """Start the row's server under callgrind and count. CallgrindError, ServerError or LoadError say why not."""
+    server, case = servers.SERVERS[ROWS[name][0]], CASES[ROWS[name][1]]
+    for program in ("valgrind", "callgrind_control", "callgrind_annotate"):
+        if shutil.which(program) is None:
+            raise CallgrindError(f"{program} is not on PATH (Debian: apt-get install valgrind)")
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        out = Path(folder) / "out"
+        wrapper = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+        running = servers.start(server, wrapper=wrapper, ready_s=READY_S)
+        try:
+            size = running.check(case, timeout_s=READY_S)
+            raw = case.request(running.host)
+
+            def ask(number: int) -> None:
+                load.run_client(running.port, raw, connections=CONNECTIONS, answer_size=size, requests=number)
+
+            ask(WARM)
+            dumps = []
+            for step, number in enumerate((SHORT, SHORT + requests), 1):
+                _control(running.pid, "-i", "on")
+                ask(number)
+                time.sleep(0.5)  # the closing of the connections belongs to the load it ends
+                _control(running.pid, "-i", "off")
+                _control(running.pid, "-d")
+                dumps.append(_annotate(out.with_name(f"out.{step}")))
+        finally:
+            running.stop()
+    (short_total, short_functions), (long_total, long_functions) = dumps
+    functions = {key: (value - short_functions.get(key, 0)) / requests for key, value in long_functions.items()}
+    return Count((long_total - short_total) / requests, functions)
+
+
+def _control(pid: int, *words: str) -> None:
+    done = subprocess.run(
+        ["callgrind_control", *words, str(pid)], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode != 0 or "OK" not in done.stdout:
+        raise CallgrindError(f"callgrind_control {' '.join(words)}: {servers.last_line(done.stdout + done.stderr)}")
+
+
+def _annotate(path: Path) -> tuple[int, dict[str, int]]:
+    give_up_at = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    words = ["callgrind_annotate", "--threshold=100", "--auto=no", str(path)]
+    return parse(subprocess.run(words, capture_output=True, text=True, timeout=120, check=False).stdout)
+
+
+def compare(now: Count, before: Count) -> str | None:
+    """None if `now` is within the tolerance of `before`; else a line that names the functions that grew most."""
+    if now.instructions <= before.instructions * (1 + TOLERANCE):
+        return None
+    grown = {name: now.functions[name] - before.functions.get(name, 0.0) for name in now.functions}
+    worst = sorted(grown, key=lambda name: -grown[name])[:5]
+    told = ", ".join(f"{name} {grown[name]:+.0f}" for name in worst if grown[name] > 0)
+    over = now.instructions / before.instructions - 1
+    return (
+        f"{now.instructions:.0f} instructions per request, {over:+.1%} over the baseline of {before.instructions:.0f}; "
+        f"grown: {told}"
+    )
+
+
+def read_baseline(python: str, path: Path = BASELINE) -> dict[str, Count]:
+    """The rows of one version of Python; empty if there are none yet."""
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8")).get(python, {})
+    return {name: Count(row["instructions"], row["functions"]) for name, row in rows.items()}
+
+
+def write_baseline(python: str, counts: dict[str, Count], path: Path = BASELINE) -> None:
+    """Replace these rows of this version of Python; the others stay."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, found in counts.items():
+        largest = sorted(found.functions.items(), key=lambda item: -item[1])[:KEPT]
+        kept.setdefault(python, {})[name] = {
+            "instructions": round(found.instructions),
+            "functions": {function: round(number, 1) for function, number in largest},
+        }
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main(
+    names: list[str], requests: int, write: bool, check: bool, folder: Path | None, say: Callable[[str], None]
+) -> int:
+    """Count the rows; write or hold against the baseline. 1 if a row is over, cannot be counted, or has no
+    baseline to check.
+    """
+    python = ".".join(platform.python_version_tuple()[:2])
+    baseline = read_baseline(python)
+    counts: dict[str, Count] = {}
+    faults = 0
+    for name in names:
+        try:
+            counts[name] = found = count(name, requests)
+        except (servers.ServerError, load.LoadError) as error:
+            faults += 1
+            say(f"{name}: {error}")
+            continue
+        say(f"{name:20} {found.instructions:8.0f} instructions per request")
+        for function, number in sorted(found.functions.items(), key=lambda item: -item[1])[:SHOWN]:
+            say(f"    {number:8.0f}  {function}")
+        if check:
+            told = compare(found, baseline[name]) if name in baseline else f"no baseline for Python {python}"
+            faults += told is not None
+            if told:
+                say(f"{name}: {told}")
+    if write and counts:
+        write_baseline(python, counts)
+    if folder is not None:
+        notes = [
+            f"User-space instructions per request of the server's process, CPython {platform.python_version()}, "
+            f"by callgrind."
+        ]
+        rows = []
+        for name, found in counts.items():
+            largest = sorted(found.functions.items(), key=lambda item: -item[1])[:3]
+            told = "; ".join(f"{function} {number:.0f}" for function, number in largest)
+            rows.append({"path": name, "instructions": f"{found.instructions:.0f}", "the largest": told})
+        report.keep_extra(folder, "instructions", "Instructions per request", notes, rows)
+    return 1 if faults else 0
