@@ -776,7 +776,6 @@ cdef class WSGIHandler(Handler):
 
 
 @cython.final
-@cython.freelist(64)
 cdef class WSGICall(Call):
     """One call of the application; to the application it is start_response (PEP 3333)."""
     cdef WSGIHandler wing

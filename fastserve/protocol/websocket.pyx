@@ -953,7 +953,7 @@ cdef class WebSocket(Tunnel):
         pieces = self._deflater.compress((<const char *>data)[:length]) + self._deflater.flush(zlib.Z_SYNC_FLUSH)
         if terms.server_forgets:
             self._deflater = None
-        return pieces[:-4]   # RFC 7692 section 7.2.1
+        return pieces[: len(pieces) - 4]   # RFC 7692 section 7.2.1
 
     # --------------------------------------------------------------------------------------- what was asked for
 
