@@ -32,6 +32,8 @@ MODULES = [
     "protocol.websocket",
     "protocol.connection",
     "interfaces.call",
+    "interfaces.asgi_event",
+    "interfaces.asgi_websocket",
     "interfaces.asgi",
     "interfaces.native",
     "interfaces.wsgi",

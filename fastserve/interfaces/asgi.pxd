@@ -3,7 +3,7 @@
 # Called by: Connection through the door Handler; native.pyx, for mounted applications. Calls: HandlerCall, Exchange.
 from libc.stdint cimport int64_t
 
-from fastserve.interfaces.call cimport HandlerCall
+from fastserve.interfaces.asgi_event cimport EventCall
 from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.hooks cimport Handler
 
@@ -31,9 +31,7 @@ cdef enum Stage:
     COMPLETE    # nothing more may come
 
 
-cdef class ASGICall(HandlerCall):
-    cdef ASGIHandler wing
-    cdef dict scope                   # for the log; None once over
+cdef class ASGICall(EventCall):
     cdef Stage stage
     cdef bint body_over               # the last http.request was given out, or the body broke off
     cdef bint wants_trailers          # the head said `trailers`
@@ -41,11 +39,7 @@ cdef class ASGICall(HandlerCall):
     cdef unsigned status              # of a head that is HELD
     cdef object headers
     cdef list trailers
-    cdef unsigned turns               # events sent without a wait
-    cdef list waiters                 # Futures of receive() that wait for the end
 
-    cdef object next_event(self, Event event)
-    cdef object take_message(self, Event event)
     cdef int start_event(self, object message) except -1
     cdef int body_event(self, object message) except -1
     cdef int trailers_event(self, object message) except -1
@@ -55,17 +49,3 @@ cdef class ASGICall(HandlerCall):
     cdef int check_body_due(self, object kind) except -1
     cdef int _check_length(self, Py_ssize_t size) except -1
     cdef int completed(self) except -1
-    cdef int wake(self) except -1
-    cdef int log(self, str what, object error) except -1
-
-
-cdef class Event:
-    # What receive() and send(message) return: an awaitable that ends at once when nothing has to be waited for.
-    cdef ASGICall call
-    cdef bint sends                   # send(message); otherwise receive()
-    cdef object message
-    cdef object inner                 # iterator or coroutine of what is waited for
-    cdef bint sent                    # the message was dealt with
-    cdef bint over
-
-

@@ -1,6 +1,7 @@
 """The ASGI wing: an Exchange, its scope, the application's call, its events.
 
-Room:    floor 2, station 5 (handle) and 6 (respond). One application, called once per request.
+Room:    floor 2, station 5 (handle) and 6 (respond). One application, called once per request. What a WebSocket is told and
+         says is asgi_websocket.pyx; its scope begins here.
 Called:  by Connection through the door Handler; by HandlerCall (returned, raised); by native.pyx for mounted applications.
          Calls the application, Exchange.
 Rules:   ASGI 3.0, "HTTP & WebSocket ASGI Message Format" 2.4, and the HTTP extensions Early Hints, HTTP Trailers, Path Send
@@ -8,7 +9,7 @@ Rules:   ASGI 3.0, "HTTP & WebSocket ASGI Message Format" 2.4, and the HTTP exte
 
 Theory of operation. `handle` makes the scope from the parser's offsets and calls the application; HandlerCall steps it. What
 `receive()` and `send()` return is an Event, an awaitable in C: awaited, it does its work at once and ends, without Future or
-Task, unless it must wait for the peer. Everything that must not break a connection is decided by Exchange: this wing holds the
+Task, unless it must wait for the peer (asgi_event.pyx). Everything that must not break a connection is decided by Exchange: this wing holds the
 order of events (Stage), and turns what is out of order into an exception of the application's `send`.
 
 The head is HELD until the first body event, as the specification demands: both leave in one write, a body that is one event gets
@@ -20,7 +21,6 @@ ClientDisconnected, an OSError. It may go on after its answer (background tasks)
 """
 import asyncio
 import contextvars
-import logging
 import os
 import stat
 from asyncio import CancelledError
@@ -28,14 +28,16 @@ from collections.abc import Coroutine
 from inspect import isawaitable
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Copy
 from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from fastserve.interfaces.call cimport HandlerCall
+from fastserve.interfaces.asgi_event cimport (
+    TURNS, WAIT, Event, EventCall, check_pair, is_departure, message_body, message_headers, message_kind, message_status,
+)
+from fastserve.interfaces.asgi_websocket cimport ASGIWebSocketCall, websocket_scope
 from fastserve.protocol.channel cimport Channel
 from fastserve.protocol.core cimport (
     FS_FIELD_COUNT,
@@ -57,6 +59,7 @@ from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.headers cimport field_name
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport RequestBody, path_text
+from fastserve.protocol.websocket cimport WebSocket, asks_for_websocket
 
 from fastserve.errors import ClientDisconnected, LocalProtocolError, RemoteProtocolError
 
@@ -64,31 +67,9 @@ __all__ = ["ASGIHandler", "asgi3"]
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object thing)
-    ctypedef enum PySendResult:
-        PYGEN_RETURN
-        PYGEN_ERROR
-        PYGEN_NEXT
-
-    PySendResult PyIter_Send(object it, object arg, PyObject **result) except PYGEN_ERROR
     bint PyCoro_CheckExact(object coro)
-    ctypedef PySendResult (*sendfunc)(PyObject *, PyObject *, PyObject **) except PYGEN_ERROR
-
-cdef extern from *:
-    """
-    /* PEP 492 and C API 3.10: with am_send an awaitable answers `await` directly, without raising StopIteration. */
-    typedef PySendResult (*fs_sendfunc)(PyObject *, PyObject *, PyObject **);
-    static inline void fs_set_am_send(PyObject *type, fs_sendfunc function) {
-      ((PyTypeObject *)type)->tp_as_async->am_send = function;
-    }
-    static inline PyObject *fs_take_asgi(PyObject *object) { return object; }
-    """
-    void fs_set_am_send(object type, sendfunc function)
-    object fs_take_asgi(PyObject *object)   # a new reference that is given to us
-
-logger = logging.getLogger("fastserve.error")
 
 cdef enum:
-    TURNS = 64             # events an application sends without a wait, before others get their turn
     FILE_BLOCK = 131072    # a file is read in a thread, in blocks of this size
 
 # Made once, and found in every scope.
@@ -106,7 +87,6 @@ cdef dict EXTENSIONS = {**EXTENSIONS_10, "http.response.early_hint": {}}
 cdef dict EXTENSIONS_TE = {**EXTENSIONS, "http.response.trailers": {}}
 cdef enum:
     SPARE_MAX = 64   # calls kept for the next requests
-cdef object WAIT = object()   # next_event, take_message: event.inner is to be waited for
 
 
 def asgi3(app):
@@ -167,7 +147,7 @@ cdef class ASGIHandler(Handler):
     def cancel(self):
         """Cancel the calls that are waiting."""
         for call in list(self.running):
-            task = (<ASGICall>call).task if type(call) is ASGICall else call
+            task = (<EventCall>call).task if isinstance(call, EventCall) else call
             if task is not None:
                 task.cancel("the server stops")
 
@@ -181,19 +161,26 @@ cdef class ASGIHandler(Handler):
             self.context = contextvars.copy_context()
         if head.method_id == FS_METHOD_CONNECT or head.parts.form == FS_TARGET_AUTHORITY:
             return exchange.fail(501)   # RFC 9110 section 9.3.6: we are no proxy
-        # An upgrade to WebSocket (RFC 6455 section 4.2.1; `head.upgrade` is set) gets its own scope and its own call here.
         return self.answer(exchange, "", self.context, self.state)
 
     cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1:
-        cdef ASGICall call
+        cdef EventCall call
+        cdef WebSocket websocket = None
+        cdef ASGICall again
         cdef object coro
-        if self.spare:
+        if self.loop is None:
+            self.loop = asyncio.get_running_loop()
+        if exchange.head().upgrade and asks_for_websocket(exchange):
+            websocket = WebSocket.begin(exchange)
+            if websocket is None:
+                return 0   # no good handshake, and the peer was told so
+            call = ASGIWebSocketCall.__new__(ASGIWebSocketCall)
+            (<ASGIWebSocketCall>call).websocket = websocket
+        elif self.spare:
             call = self.spare.pop()
             call.finished = False
         else:
             call = ASGICall.__new__(ASGICall)
-        if self.loop is None:
-            self.loop = asyncio.get_running_loop()
         call.wing = self
         call.exchange = exchange
         call.loop = self.loop
@@ -201,6 +188,8 @@ cdef class ASGIHandler(Handler):
         exchange.call = call
         try:
             call.scope = self.scope(exchange, mounted, state)
+            if websocket is not None:
+                websocket_scope(call.scope, websocket)
             coro = self.app(call.scope, call.receive, call.respond)
             if not PyCoro_CheckExact(coro):
                 if not isawaitable(coro):
@@ -213,16 +202,17 @@ cdef class ASGIHandler(Handler):
             if not isinstance(error, (Exception, CancelledError)):
                 raise
             return 0
-        call.pooled = True
+        call.pooled = websocket is None
         call.go(coro)
         call.pooled = False
         coro = None
-        if call.finished and call.reusable() and Py_REFCNT(call) == 2 and len(self.spare) < SPARE_MAX:
+        if websocket is None and call.finished and call.reusable() and Py_REFCNT(call) == 2 and len(self.spare) < SPARE_MAX:
             # Most calls end here, and nobody has seen their task or kept receive or send. (2: ours, and the task's.)
-            call.stage = NOTHING
-            call.body_over = call.wants_trailers = call.sends_trailers = False
-            call.turns = 0
-            self.spare.append(call)
+            again = <ASGICall>call
+            again.stage = NOTHING
+            again.body_over = again.wants_trailers = again.sends_trailers = False
+            again.turns = 0
+            self.spare.append(again)
             return 0
         call.let_go()
         if not call.finished:
@@ -364,20 +354,8 @@ cdef bint _says_trailers(const char *p, Py_ssize_t n) except -1:
 
 
 @cython.final
-cdef class ASGICall(HandlerCall):
+cdef class ASGICall(EventCall):
     """One call of the application. `receive` and `respond` are what it gets as receive and send."""
-
-    def receive(self):
-        cdef Event event = Event.__new__(Event)
-        event.call = self
-        return event
-
-    def respond(self, message):
-        cdef Event event = Event.__new__(Event)
-        event.call = self
-        event.sends = True
-        event.message = message
-        return event
 
     # --- receive ---
 
@@ -407,24 +385,7 @@ cdef class ASGICall(HandlerCall):
                 return {"type": "http.request", "body": data, "more_body": more}
         if exchange.disconnected or exchange.ended:
             return {"type": "http.disconnect"}
-        future = self.loop.create_future()
-        if self.waiters is None:
-            self.waiters = []
-        self.waiters.append(future)
-        event.inner = future.__await__()
-        return WAIT
-
-    cdef int wake(self) except -1:
-        cdef list waiters = self.waiters
-        if waiters is not None:
-            self.waiters = None
-            for future in waiters:
-                if not future.done():
-                    future.set_result(None)
-        return 0
-
-    cdef int disconnected(self, Exchange exchange) except -1:
-        return self.wake()
+        return self.until_woken(event)
 
     # --- send, station 6: respond ---
 
@@ -435,9 +396,7 @@ cdef class ASGICall(HandlerCall):
         if event.sent:
             return None
         event.sent = True
-        if type(message) is not dict and not hasattr(message, "get"):
-            raise LocalProtocolError(f"an ASGI message is a dict, not {type(message).__name__}")
-        kind = message.get("type")
+        kind = message_kind(message)
         if kind == "http.response.body":
             self.body_event(message)
         elif kind == "http.response.start":
@@ -492,30 +451,11 @@ cdef class ASGICall(HandlerCall):
         return 0
 
     cdef int start_event(self, object message) except -1:
-        cdef object status, headers
         self.check_there()
         if self.stage != NOTHING:
             raise LocalProtocolError("'http.response.start' was sent a second time")
-        status = message.get("status")
-        if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
-            raise LocalProtocolError(f"'status' of 'http.response.start' is an int from 200 to 999, not {status!r}")
-        headers = message.get("headers")
-        if headers is None:
-            headers = ()
-        elif type(headers) is not list and type(headers) is not tuple:
-            if isinstance(headers, (str, bytes, dict)):
-                raise LocalProtocolError(f"'headers' are pairs of bytes, not {type(headers).__name__}")
-            try:
-                headers = list(headers)
-            except TypeError:
-                raise LocalProtocolError(f"'headers' are pairs of bytes, not {type(headers).__name__}") from None
-        for pair in headers:
-            # Exchange writes them, and looks for CR and LF; here it is only their kind, so that whoever sent them hears of it.
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not PyBytes_CheckExact(pair[0]) \
-                    or not PyBytes_CheckExact(pair[1]):
-                _check_pair(pair)
-        self.status = status
-        self.headers = headers
+        self.status = message_status(message)
+        self.headers = message_headers(message)
         self.wants_trailers = bool(message.get("trailers", False))
         self.stage = HELD
         return 0
@@ -532,15 +472,12 @@ cdef class ASGICall(HandlerCall):
 
     cdef int body_event(self, object message) except -1:
         cdef Exchange exchange = self.exchange
-        cdef object body = message.get("body", b"")
+        cdef bytes body
         cdef bint more = bool(message.get("more_body", False))
         self.check_there()
         if self.stage != BODY and self.stage != HELD:
             self.check_body_due("http.response.body")
-        if not PyBytes_CheckExact(body):
-            if not isinstance(body, (bytes, bytearray, memoryview)):
-                raise LocalProtocolError(f"'body' of 'http.response.body' is bytes, not {type(body).__name__}")
-            body = bytes(body)
+        body = message_body(message)
         if self.stage == HELD:
             if not more and not self.wants_trailers:
                 if PyBytes_GET_SIZE(body) == 0 and exchange.head().method_id == FS_METHOD_HEAD:
@@ -591,7 +528,7 @@ cdef class ASGICall(HandlerCall):
             raise LocalProtocolError("'http.response.trailers' was sent, and none were announced or the body is not complete")
         trailers = list(message.get("headers", ()))
         for pair in trailers:
-            _check_pair(pair)
+            check_pair(pair)
         self.trailers = trailers if self.trailers is None else self.trailers + trailers
         if not message.get("more_trailers", False):
             self.exchange.end_with(self.trailers if self.sends_trailers else None)
@@ -642,7 +579,7 @@ cdef class ASGICall(HandlerCall):
             else:
                 exchange.cut()
             return None
-        if left and _is_departure(error, 8):
+        if left and is_departure(error):
             exchange.cut()   # our own exception, perhaps wrapped by a framework: that is no fault
             return None
         self.log("exception in the ASGI application" + (
@@ -669,13 +606,6 @@ cdef class ASGICall(HandlerCall):
             self.wing.forget(self)
         return 0
 
-    cdef int log(self, str what, object error) except -1:
-        cdef str line = "a request"
-        if self.scope is not None:
-            line = f"{self.scope.get('method')} {self.scope.get('path')}".encode("unicode_escape").decode("ascii")
-        logger.error("%s: %s", line, what, exc_info=error)
-        return 0
-
 
 cdef bint _is_number(const char *text, Py_ssize_t length, Py_ssize_t number) noexcept:
     # Does it say just this number?
@@ -687,28 +617,6 @@ cdef bint _is_number(const char *text, Py_ssize_t length, Py_ssize_t number) noe
             return False
         found = found * 10 + (text[i] - 48)
     return found == number
-
-
-cdef int _check_pair(object pair) except -1:
-    try:
-        name, value = pair
-    except (TypeError, ValueError):
-        raise LocalProtocolError(f"a header is a pair of bytes, not {pair!r}") from None
-    if not isinstance(name, (bytes, bytearray, memoryview)) or not isinstance(value, (bytes, bytearray, memoryview)):
-        raise LocalProtocolError(f"a header is a pair of bytes, not {name!r}: {value!r}")
-    return 0
-
-
-cdef bint _is_departure(object error, int depth) except -1:
-    # Is it ClientDisconnected, or made of it: raised from it, while it was handled, or a group of such?
-    if isinstance(error, ClientDisconnected):
-        return True
-    if depth == 0 or error is None:
-        return False
-    if isinstance(error, BaseExceptionGroup):
-        return all([_is_departure(inner, depth - 1) for inner in error.exceptions])
-    return _is_departure(error.__cause__ if error.__cause__ is not None else error.__context__, depth - 1)
-
 
 # ------------------------------------------------------------------------------------------------------ files
 
@@ -789,102 +697,3 @@ async def _send_file(ASGICall call, object fd, object offset, object count, bint
         exchange.end()
         call.completed()
     return sent
-
-
-# ------------------------------------------------------------------------------------------------------ events
-
-
-@cython.final
-@cython.freelist(64)
-cdef class Event:
-    """The awaitable of one receive() or send(). Also a coroutine to asyncio: `create_task(receive())` works."""
-
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return self.send(None)
-
-    def send(self, value):
-        """One step (PEP 342)."""
-        cdef PyObject *result = NULL
-        if _am_send(<PyObject *>self, <PyObject *>value, &result) == PYGEN_NEXT:
-            return fs_take_asgi(result)
-        raise StopIteration(fs_take_asgi(result))
-
-    def throw(self, error, value=None, traceback=None):
-        """Raise where it waits: how a Task delivers cancellation."""
-        inner = self.inner
-        if isinstance(error, type):
-            error = error() if value is None else value
-        if inner is None or self.over:
-            self.over = True
-            raise error
-        try:
-            return inner.throw(error)
-        except StopIteration:
-            self.inner = None
-        except BaseException:
-            self.inner = None
-            self.over = True
-            raise
-        return self.send(None)
-
-    def close(self):
-        """Wait no longer (PEP 342)."""
-        inner, self.inner = self.inner, None
-        self.over = True
-        if inner is not None:
-            inner.close()
-
-    # What debuggers and inspect ask of a coroutine.
-
-    @property
-    def cr_await(self):
-        return self.inner
-
-    @property
-    def cr_running(self):
-        return False
-
-    @property
-    def cr_frame(self):
-        return None
-
-    @property
-    def cr_code(self):
-        return None
-
-
-cdef PySendResult _am_send(PyObject *self_, PyObject *value, PyObject **result) except PYGEN_ERROR:
-    cdef Event self = <Event>self_
-    cdef PyObject *got = NULL
-    cdef object outcome
-    result[0] = NULL
-    if self.over:
-        raise RuntimeError("cannot reuse an awaitable of receive() or send(): call it again")
-    try:
-        while True:
-            if self.inner is not None:
-                if PyIter_Send(self.inner, None, &got) == PYGEN_NEXT:
-                    result[0] = got
-                    return PYGEN_NEXT
-                Py_DECREF(<object>got)
-                self.inner = None
-            outcome = self.call.take_message(self) if self.sends else self.call.next_event(self)
-            if outcome is not WAIT:
-                break
-    except BaseException:
-        self.over = True
-        self.inner = None
-        raise
-    self.over = True
-    Py_INCREF(outcome)
-    result[0] = <PyObject *>outcome
-    return PYGEN_RETURN
-
-
-fs_set_am_send(Event, _am_send)

@@ -697,7 +697,8 @@ cdef class NativeHandler(Handler):
         if type(found) is Refusal and not self._chained and not self._exception_handlers:
             self._give_back(call)
             return _refuse(exchange, <Refusal>found)
-        if type(found) is Mount and not self._chained:
+        if type(found) is Mount and (not self._chained or (exchange.head().upgrade and asks_for_websocket(exchange))):
+            # Middleware and hooks are for requests: a WebSocket of a mounted application goes past them, as our own do.
             self._give_back(call)
             return (<Mount>found).handler.answer(exchange, (<Mount>found).prefix, self.context, self.state or None)
         call.wing = self

@@ -95,6 +95,7 @@ cdef class WebSocket(Tunnel):
     cdef int send_bytes_(self, unsigned opcode, bytes data) except -1
     cdef int close_(self, unsigned code, str reason) except -1
     cdef int deny(self, unsigned status, object headers, object body) except -1
+    cdef Exchange let_go(self)           # before an answer: the exchange, to answer it in some other way than with 101
     cdef object writing(self)            # None, or a future to wait for before the next message
     # --- inside ---
     cdef int _data(self, const uint8_t *data, fs_ws_event *event) except -1

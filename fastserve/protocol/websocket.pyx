@@ -505,15 +505,20 @@ cdef class WebSocket(Tunnel):
 
     cdef int deny(self, unsigned status, object headers, object body) except -1:
         # An answer instead of 101: an ordinary response, and the connection goes on as one of HTTP.
+        cdef Exchange exchange = self.let_go()
+        exchange.send(status, headers, body)
+        return 0
+
+    cdef Exchange let_go(self):
+        # It will be none: the request is to be answered as any other, by whoever asks.
         cdef Exchange exchange = self.exchange
         if self._state != CONNECTING or exchange is None:
             raise LocalProtocolError("the WebSocket was answered already")
         self._state = CLOSED
-        self.close_code = 1006
+        self._over(1006, "")
         self.exchange = None
         self.channel = None
-        exchange.send(status, headers, body)
-        return 0
+        return exchange
 
     async def accept(self, subprotocol=None, headers=None):
         """Answer 101. `subprotocol`: one that the client offered. `headers`: mapping or pairs of str, added to the answer.

@@ -38,7 +38,8 @@ def starlette(given: Given) -> Any:
     from starlette.background import BackgroundTask
     from starlette.requests import Request
     from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-    from starlette.routing import Route
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocket
 
     async def json(request: Request) -> Response:
         return JSONResponse({"message": "hello"})
@@ -75,6 +76,12 @@ def starlette(given: Given) -> Any:
     async def endless(request: Request) -> Response:
         return StreamingResponse(forever(given))
 
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        while (message := await websocket.receive())["type"] == "websocket.receive":
+            await websocket.send(message | {"type": "websocket.send"})
+        given.left += 1
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette):
         yield {"word": "ready"}
@@ -87,13 +94,14 @@ def starlette(given: Given) -> Any:
             *(Route(f"/{path}", function) for path, function in gets.items()),
             *(Route(f"/{path}", function, methods=["POST"]) for path, function in posts.items()),
             Route("/forever", endless),
+            WebSocketRoute("/talk", talk),
         ],
         lifespan=lifespan,
     )
 
 
 def fastapi(given: Given) -> Any:
-    from fastapi import BackgroundTasks, FastAPI, Request, UploadFile
+    from fastapi import BackgroundTasks, FastAPI, Request, UploadFile, WebSocket, WebSocketDisconnect
     from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 
     @contextlib.asynccontextmanager
@@ -146,6 +154,16 @@ def fastapi(given: Given) -> Any:
     @app.get("/forever")
     async def endless() -> StreamingResponse:
         return StreamingResponse(forever(given))
+
+    @app.websocket("/talk")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.send_text(await websocket.receive_text())
+                await websocket.send_bytes(await websocket.receive_bytes())
+        except WebSocketDisconnect:
+            given.left += 1
 
     return app
 
@@ -235,7 +253,7 @@ def django(given: Given) -> Any:
 
 
 def quart(given: Given) -> Any:
-    from quart import Quart, Response, request, send_file
+    from quart import Quart, Response, request, send_file, websocket
 
     app = Quart(__name__)
     word = ""
@@ -296,6 +314,14 @@ def quart(given: Given) -> Any:
         response.timeout = None
         return response
 
+    @app.websocket("/talk")
+    async def talk() -> None:
+        try:
+            while True:
+                await websocket.send(await websocket.receive())
+        finally:  # it is cancelled when the client has left
+            given.left += 1
+
     return app
 
 
@@ -303,10 +329,11 @@ def quart(given: Given) -> Any:
 
 
 def litestar(given: Given) -> Any:
-    from litestar import Litestar, MediaType, Request, Response, get, post
+    from litestar import Litestar, MediaType, Request, Response, WebSocket, get, post, websocket
     from litestar.background_tasks import BackgroundTask
     from litestar.datastructures import UploadFile
     from litestar.enums import RequestEncodingType
+    from litestar.exceptions import WebSocketDisconnect
     from litestar.params import Body
     from litestar.response import File, ServerSentEvent, Stream
 
@@ -362,6 +389,16 @@ def litestar(given: Given) -> Any:
     async def endless() -> Stream:
         return Stream(forever(given))
 
+    @websocket("/talk")
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        try:
+            while True:
+                await socket.send_text(await socket.receive_text())
+                await socket.send_bytes(await socket.receive_bytes())
+        except WebSocketDisconnect:
+            given.left += 1
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar):
         app.state.word = "ready"
@@ -380,6 +417,7 @@ def litestar(given: Given) -> Any:
             state,
             error,
             endless,
+            talk,
         ],
         lifespan=[lifespan],
         openapi_config=None,
@@ -460,8 +498,18 @@ def falcon(given: Given) -> Any:
         async def on_get(self, req, resp) -> None:
             resp.stream = forever(given)
 
+    class Talk:
+        async def on_websocket(self, req, ws) -> None:
+            await ws.accept()
+            try:
+                while True:
+                    await ws.send_text(await ws.receive_text())
+                    await ws.send_data(await ws.receive_data())
+            except falcon.WebSocketDisconnected:
+                given.left += 1
+
     app = falcon.asgi.App(middleware=[lives])
-    for resource in (Json, Echo, Stream, Events, Upload, Download, Background, State, Error, Forever):
+    for resource in (Json, Echo, Stream, Events, Upload, Download, Background, State, Error, Forever, Talk):
         app.add_route("/" + resource.__name__.lower(), resource())
     return app
 
@@ -470,7 +518,7 @@ def falcon(given: Given) -> Any:
 
 
 def blacksheep(given: Given) -> Any:
-    from blacksheep import Application, Content, Request, Response, StreamedContent
+    from blacksheep import Application, Content, Request, Response, StreamedContent, WebSocket, WebSocketDisconnectError
     from blacksheep import json as json_response
     from blacksheep.server.responses import accepted, file, text
     from blacksheep.server.routing import Router
@@ -541,6 +589,15 @@ def blacksheep(given: Given) -> Any:
     async def endless() -> Response:
         return Response(200, content=StreamedContent(b"text/plain", endless_data))
 
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.send_text(await websocket.receive_text())
+                await websocket.send_bytes(await websocket.receive_bytes())
+        except WebSocketDisconnectError:
+            given.left += 1
+
     for path, function in {
         "json": json,
         "stream": stream,
@@ -553,6 +610,7 @@ def blacksheep(given: Given) -> Any:
         router.add_get("/" + path, function)
     for path, function in {"echo": echo, "upload": upload, "background": background}.items():
         router.add_post("/" + path, function)
+    router.add_ws("/talk", talk)
     return app
 
 
@@ -566,5 +624,8 @@ MAKERS: dict[str, Maker] = {
     "BlackSheep": blacksheep,
 }
 
-WITHOUT = {("Django", "state"): "Django has no lifespan"}
+WITHOUT = {
+    ("Django", "state"): "Django has no lifespan",
+    ("Django", "websocket"): "Django has no WebSocket of its own",
+}
 """Cases that a framework has no words for, and why."""

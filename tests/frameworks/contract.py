@@ -10,6 +10,7 @@ POST /background  202 at once; `Given.background` grows after the answer
 GET  /state       what the lifespan put into the state: "ready"
 GET  /error       an exception nobody handles
 GET  /forever     an endless stream; `Given.left` grows when its client has left
+GET  /talk        a WebSocket (ASGI only): what was sent comes back; `Given.left` grows when its client has left
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CASES = (
     "state",
     "error",
     "disconnect",
+    "websocket",
 )
 
 

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from frameworks.asgi_apps import MAKERS, WITHOUT
 from frameworks.contract import CASES, Given
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from fastserve.testing import live_server
 
@@ -102,9 +104,23 @@ def disconnect(it: SimpleNamespace) -> None:
     assert it.errors[errors:] == []
 
 
+def websocket(it: SimpleNamespace) -> None:
+    before, errors = it.given.left, len(it.errors)
+    with connect(it.url.replace("http", "ws", 1) + "/talk") as client:
+        for message in ("häßlich", bytes(range(256)), "", b"x" * 100_000):
+            client.send(message)
+            assert client.recv(timeout=20) == message
+    poll(lambda: it.given.left == before + 1)
+    assert it.errors[errors:] == []
+    with pytest.raises(InvalidStatus) as refused:
+        connect(it.url.replace("http", "ws", 1) + "/nothing-here")
+    assert refused.value.response.status_code in (403, 404)
+    assert it.client.get("/json").status_code == 200
+
+
 TRIED: dict[str, Callable[[SimpleNamespace], None]] = {
     function.__name__: function
-    for function in (json, echo, stream, events, upload, download, background, state, error, disconnect)
+    for function in (json, echo, stream, events, upload, download, background, state, error, disconnect, websocket)
 }
 
 
