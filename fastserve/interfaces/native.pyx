@@ -573,6 +573,8 @@ cdef class NativeHandler(Handler):
         for call in self._spare:
             (<NativeCall>call).let_go()
         self._spare.clear()
+        for mount in self._mounts:
+            (<Mount>mount).handler.close()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -328,3 +328,9 @@ def test_a_task_that_serves_again_brings_nothing_along(memory: Any, kind: str) -
         assert conn.loop.run_until_complete(others()) == 0  # one that waits for a request is nobody's task
     assert seen == [(False, False, False, False, True)] * (4 * len(ways))
     assert all(task.done() for task in kept if isinstance(task, asyncio.Task))
+    kept.clear()
+    conn.transport.close()
+    conn.turn(5)
+    conn.service.close()
+    listed = [*getattr(asyncio.tasks, "_eager_tasks", ()), *getattr(asyncio.tasks, "_all_tasks", ())]
+    assert not [task for task in listed if type(task).__name__ == "HandlerTask" and task.get_loop() is conn.loop]
