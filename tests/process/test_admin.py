@@ -254,7 +254,7 @@ def test_it_answers_until_the_last_request_is_over() -> None:
         until(lambda: admin.sum("http_server_active_requests") == 1, "the request is in flight")
         server.signal(signal.SIGTERM)
         server.wait_for("stopping")
-        assert admin.status("/readyz") == 503
+        until(lambda: admin.status("/readyz") == 503, "it is not ready any more")
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
         assert server.wait() == 0
 
