@@ -38,6 +38,7 @@ MODULES = [
     "interfaces.native",
     "interfaces.wsgi",
     "interfaces.bridge",
+    "telemetry.line_writer",
     "telemetry.access_log",
     "process.lifeline",
 ]

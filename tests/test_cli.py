@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from process.running import HERE, Running, get_unix
+from process.running import HERE, Running, get_unix, until
 
 from fastserve import cli
 from fastserve._version import __version__
@@ -332,6 +334,63 @@ def test_access_log_goes_to_stdout_or_nowhere(tmp_path: Path) -> None:
         server.ready().get()
         assert server.stop() == 0
         assert server.out == ""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_access_log_in_a_file_survives_logrotate(tmp_path: Path, workers: str) -> None:
+    log, old = tmp_path / "access.log", tmp_path / "access.log.1"
+    options = ("--access-log-file", str(log), "--access-log-format", "%(m)s %(U)s %(s)s", "--access-log-exclude", "/no")
+    with Running(*APP, "--port", "0", "-w", workers, *options, cwd=tmp_path) as server:
+        server.ready().get()
+        until(lambda: log.read_text() == "GET / 200\n", "the line is written")
+        log.rename(old)
+        server.signal(signal.SIGUSR1)
+        until(lambda: log.exists(), "the file is opened anew")
+
+        def asked() -> bool:
+            server.get()
+            time.sleep(0.2)
+            return "GET / 200" in log.read_text()
+
+        until(asked, "the new file is written to")
+        assert server.stop() == 0
+        assert server.out == ""
+    assert set((old.read_text() + log.read_text()).splitlines()) == {"GET / 200"}
+
+
+def test_logs_as_json(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", "--log-format", "json", "--log-level", "debug", cwd=tmp_path) as server:
+        server.ready().get()
+        assert server.stop() == 0
+        (line,) = server.out.splitlines()
+        assert json.loads(line)["url.path"] == "/"
+        told = [json.loads(text) for text in server.lines if text.startswith("{")]
+        assert told and all(entry["logger"] == "fastserve" and entry["severity_text"] for entry in told)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "line"),
+    [
+        (("--access-log-format", "%(zz)s"), 2, "access-log-format: no atom %(zz)s; there are"),
+        (
+            ("--access-log-exclude", "healthz"),
+            2,
+            "access-log-exclude must be a path that begins with '/', not 'healthz'",
+        ),
+        (
+            ("--access-log-file", "/no/such/folder/log"),
+            3,
+            "cannot open '/no/such/folder/log': No such file or directory",
+        ),
+        (("--access-log-file", "syslog:/no/socket"), 3, "cannot open 'syslog:/no/socket'"),
+    ],
+)
+def test_an_access_log_that_cannot_be_is_one_line(
+    tmp_path: Path, options: tuple[str, ...], code: int, line: str
+) -> None:
+    with Running(*APP, "--port", "0", *options, cwd=tmp_path) as server:
+        assert server.wait() == code
+        assert len(server.lines) == 1 and line in server.lines[0]
 
 
 @pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from fastserve.errors import ConfigError
 from fastserve.process import cpus, envfile, values
+from fastserve.telemetry import parse_format
 
 __all__ = ["OPTIONS", "Address", "Config", "Option", "TcpAddress", "UnixAddress", "implied", "parse_bind"]
 
@@ -319,7 +320,34 @@ class Config:
         None, "output", "object", "file for Python's logging: .json, .yaml, .toml or ini", metavar="FILE"
     )
     use_colors: bool | None = _option(None, "output", "flag", "colour on stderr (default: on a terminal)")
-    access_log: bool = _option(True, "output", "flag", "one line per request on stdout")
+    log_format: str = _option(
+        "text", "output", "text", "of what the server itself says, and of the access log", choices=("text", "json")
+    )
+    access_log: bool = _option(True, "output", "flag", "one line per request")
+    access_log_file: str = _option(
+        "-",
+        "output",
+        "text",
+        "where: -: stdout; a file, opened again on USR1; syslog, syslog:PATH or syslog:HOST:PORT",
+        "--access-logfile",
+        metavar="FILE",
+    )
+    access_log_format: str | None = _option(
+        None,
+        "output",
+        "text",
+        "default, common, combined, json, or a text with gunicorn's atoms, %%(h)s and the like",
+        "--access-logformat",
+        "--access-log-fmt",
+        metavar="FORMAT",
+    )
+    access_log_exclude: tuple[str, ...] = _option(
+        (),
+        "output",
+        "texts",
+        "path without a line, as of health checks; PREFIX* for all that begin so; may be repeated",
+        metavar="PATH",
+    )
     server_header: bool = _option(True, "output", "flag", "send the Server field")
     date_header: bool = _option(True, "output", "flag", "send the Date field")
     header: tuple[str, ...] = _option(
@@ -425,6 +453,14 @@ class Config:
         if self.loop not in LOOPS and not REFERENCE.fullmatch(self.loop):
             raise ConfigError(f"loop must be one of {', '.join(LOOPS)}, or MODULE:FACTORY, not {self.loop!r}")
         _ = self.response_fields
+        if self.access_log_format is not None:
+            try:
+                parse_format(self.access_log_format)
+            except ValueError as error:
+                raise ConfigError(f"access-log-format: {error}") from None
+        for path in self.access_log_exclude:
+            if not path.startswith("/"):
+                raise ConfigError(f"access-log-exclude must be a path that begins with '/', not {path!r}")
         if self.env_file is not None and not self.variables:
             set_(self, "variables", envfile.read(self.env_file))
         if self.dev:

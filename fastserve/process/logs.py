@@ -13,6 +13,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from fastserve.errors import ConfigError
@@ -49,6 +50,25 @@ class ColourFormatter(logging.Formatter):
             record.levelname = plain  # other handlers format the same record
 
 
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line, with the names of OpenTelemetry's log data model and semantic conventions."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {
+            "timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "severity_text": record.levelname,
+            "body": record.getMessage(),
+            "logger": record.name,
+            "process.pid": record.process,
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception.type"] = record.exc_info[0].__qualname__
+            line["exception.message"] = str(record.exc_info[1])
+            line["exception.stacktrace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
 def configure_logging(config: Config) -> None:
     """Set up what log_config says; else a handler on stderr, unless the program has handlers of its own."""
     logger = logging.getLogger("fastserve")
@@ -61,7 +81,10 @@ def configure_logging(config: Config) -> None:
     if logger.handlers or logging.getLogger().handlers:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(ColourFormatter(painter(sys.stderr, config.use_colors)))
+    if config.log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(ColourFormatter(painter(sys.stderr, config.use_colors)))
     logger.addHandler(handler)
     logger.propagate = False
 

@@ -20,7 +20,7 @@ from typing import Any
 from fastserve.errors import ConfigError
 from fastserve.interfaces import make_handler, resolve
 from fastserve.interfaces.lifespan import Lifespan
-from fastserve.process import envfile
+from fastserve.process import envfile, logfiles
 from fastserve.process.config import Address, Config, TcpAddress
 from fastserve.process.importer import load, takes_nothing
 from fastserve.process.sockets import Listeners
@@ -171,7 +171,9 @@ class Server:
             if self.interface.startswith("asgi") and not lifespan.supported:
                 self._handler.state = None  # a scope has a state only if there is a lifespan to give it one
             self._lifespan = lifespan
-            self._observer = AccessLog(sys.stdout) if config.access_log else None
+            self._observer = _access_log(config) if config.access_log else None
+            if self._observer is not None:
+                logfiles.REOPEN.append(self._observer.reopen)
             self._service = Service(
                 loop,
                 self._handler,
@@ -274,7 +276,25 @@ class Server:
             elif self._service is not None:
                 self._service.close()  # its timers; the handler's close() has already joined the threads
             if observer is not None:
+                logfiles.REOPEN.remove(observer.reopen)
                 observer.close()
+
+
+def _access_log(config: Config) -> AccessLog:
+    """As configured. ConfigError if its file cannot be opened."""
+    to: Any = config.access_log_file
+    if to == "-":
+        try:
+            to = sys.stdout.fileno()
+        except (AttributeError, OSError, ValueError):  # replaced, or closed
+            to = sys.stdout
+    form = config.access_log_format or ("json" if config.log_format == "json" else "default")
+    try:
+        return AccessLog(to, form, config.access_log_exclude)
+    except OSError as error:
+        raise ConfigError(
+            f"access-log-file: cannot open {config.access_log_file!r}: {error.strerror or error}", exit_code=3
+        ) from None
 
 
 async def _within(waiting: Awaitable[Any], seconds: float) -> bool:

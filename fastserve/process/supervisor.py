@@ -126,6 +126,7 @@ class Supervisor:
         self._pid = os.getpid()
         self._notifier = systemd.Notifier(os.environ)
         self._identity = Identity.of(self._config)
+        self._prepare_access_log(self._config)
         if self._config.preload:
             zygote.become_subreaper()
         self._open()
@@ -474,6 +475,7 @@ class Supervisor:
         try:
             config = self._reread()
             self._identity = Identity.of(config)
+            self._prepare_access_log(config)
         except ConfigError as error:
             logger.error("HUP: the configuration cannot be used, the old one stays: %s", error)
             return
@@ -657,8 +659,22 @@ class Supervisor:
             logger.warning("nobody else serves: workers start again")
             self._resting = False
 
+    def _prepare_access_log(self, config: Config) -> None:
+        if not config.access_log:
+            return
+        try:
+            logfiles.prepare(config.access_log_file, self._identity.uid, self._identity.gid)
+        except OSError as error:
+            raise ConfigError(
+                f"access-log-file: cannot open {config.access_log_file!r}: {error.strerror}", exit_code=3
+            ) from None
+
     def _reopen_logs(self) -> None:
         count = logfiles.reopen()
+        try:
+            self._prepare_access_log(self._config)
+        except ConfigError as error:
+            logger.error("%s", error)
         for child in self._children():
             child.talk.say({"reopen": True})
         logger.info("USR1: log files were opened anew (%d in the supervisor)", count)

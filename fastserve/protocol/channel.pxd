@@ -22,6 +22,7 @@ cdef class Channel(Stream):
     cdef fs_conn conn                      # the state machine; the Exchange asks it before it writes
     cdef Tunnel tunnel                     # after an upgrade: who reads here; None otherwise
     cdef list default_fields               # [(name, value)] of every final response that does not set them; None: none
+    cdef bytes peer_text                   # "address:port", for whoever writes it often; None until it is asked for
     cdef object facts                      # what a wing wants to find again at the next request of this connection; or None
     # --- writing ---
     cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free

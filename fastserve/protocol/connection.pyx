@@ -27,7 +27,7 @@ from fastserve.protocol.service cimport (
     BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, RETIRE_DEADLINE, WRITE_DEADLINE,
 )
 from fastserve.protocol.channel cimport Tunnel
-from fastserve.protocol.exchange cimport END_AT, HEAD_AT, Call
+from fastserve.protocol.exchange cimport END_AT, HANDLER_AT, HEAD_AT, Call
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport Timers, disarm, precise_now
 from fastserve.protocol.wire cimport TransportWire, Wire
@@ -403,7 +403,9 @@ cdef class Connection(Channel):
             exchange.data_owner = owner
         self.exchange = exchange
         service.seat.active += 1
-        exchange.timed = service.observer is not None
+        if service.observer is not None:
+            exchange.timed = service.observer.wants_moments
+            exchange.fields_kept = service.observer.wants_fields
         if fs_conn_body_pending(&self.conn):
             exchange.body = RequestBody.__new__(RequestBody)
             exchange.body.exchange = exchange
@@ -424,6 +426,8 @@ cdef class Connection(Channel):
                     break
             self._feed()
         service.seat.running = exchange.flight
+        if exchange.timed:
+            exchange.moments[<int>HANDLER_AT] = precise_now()
         try:
             service.handler.handle(exchange)
         finally:

@@ -323,3 +323,63 @@ cdef extern from "websocket.h" nogil:
     void fs_ws_refuse(fs_ws *ws, fs_ws_error error)
     size_t fs_ws_head(uint8_t *out, unsigned opcode, bint final, bint compressed, uint64_t len)
     bint fs_ws_close_code_valid(unsigned code)
+
+cdef extern from "logline.h" nogil:
+    ctypedef struct fs_log_text:
+        const uint8_t *p
+        uint32_t len
+
+    ctypedef struct fs_log_piece:
+        uint32_t kind
+        uint32_t len
+        const uint8_t *text
+
+    ctypedef struct fs_log_facts:
+        const fs_request_head *head
+        const uint8_t *data
+        const fs_field *fields
+        fs_log_text peer
+        fs_log_text time
+        fs_log_text pid
+        const fs_log_text *found
+        unsigned status
+        uint64_t body_bytes
+        uint64_t ns
+        const int64_t *moments
+        bint json
+
+    ctypedef struct fs_log_room:
+        size_t fixed
+        size_t each
+
+    enum:
+        FS_LOG_SLACK
+        FS_LOG_LITERAL
+        FS_LOG_PEER
+        FS_LOG_HOST
+        FS_LOG_PORT
+        FS_LOG_DASH
+        FS_LOG_FOUND
+        FS_LOG_TIME
+        FS_LOG_PID
+        FS_LOG_REQUEST_LINE
+        FS_LOG_METHOD
+        FS_LOG_PATH
+        FS_LOG_QUERY
+        FS_LOG_PROTOCOL
+        FS_LOG_VERSION
+        FS_LOG_STATUS
+        FS_LOG_BYTES
+        FS_LOG_BYTES_OR_DASH
+        FS_LOG_S
+        FS_LOG_MS
+        FS_LOG_US
+        FS_LOG_S_DECIMAL
+        FS_LOG_MS_DECIMAL
+        FS_LOG_QUEUE
+        FS_LOG_HANDLER
+        FS_LOG_SENDING
+        FS_LOG_FIELD
+
+    fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bint json)
+    size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const fs_log_facts *facts)

@@ -37,6 +37,8 @@ cdef class Exchange:
     cdef readonly bint ended          # response complete, or cut
     cdef readonly bint disconnected   # the peer is gone
     cdef bint continue_due            # 100 Continue wanted and not yet sent
+    cdef bint fields_kept             # somebody reads `fields_sent`
+    cdef object fields_sent           # of the final response: pairs as the wing gave them, or None
     cdef bint timed                   # somebody reads all moments; the first and the last are always taken
     cdef int flight                   # its entry among the requests in flight on the board, or -1
     cdef Seat *seat                   # of the process that serves it

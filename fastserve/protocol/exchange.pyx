@@ -274,6 +274,8 @@ cdef class Exchange:
         if error != FS_E_NONE:
             self._refuse(out, mark, error, status)
         self._write_framing(out, date, server)
+        if self.fields_kept:
+            self.fields_sent = headers
         self._head_written(status)
         return 0
 
@@ -459,6 +461,8 @@ cdef class Exchange:
         else:
             fs_response_status_line(out, status, NULL, 0)
             self._write_framing_with_type(out, content_type)
+        if self.fields_kept:
+            self.fields_sent = [(b"content-type", content_type)]
         self._head_written(status)
         if self.plan.body and length != 0:
             fs_conn_send_body(&self.channel.conn, length)

@@ -9,5 +9,7 @@ cdef class Handler:
 
 
 cdef class Observer:
+    cdef bint wants_moments   # all moments are to be taken; the first and the last always are
+    cdef bint wants_fields    # exchange.fields_sent is to be kept
     # This exchange is over (station 8): status, body_sent, moments are final. `exchange.head()` and request() may be read.
     cdef int observe(self, Exchange exchange) except -1

@@ -46,7 +46,12 @@ def sample(name: str, option: Option) -> tuple[str, object]:
         case "mode":
             return "640", 0o640
         case "texts":
-            text = {"bind": "127.0.0.1:7001", "admin": "127.0.0.1:7002", "header": "X-Sample: yes"}.get(name, "sample")
+            text = {
+                "bind": "127.0.0.1:7001",
+                "admin": "127.0.0.1:7002",
+                "header": "X-Sample: yes",
+                "access_log_exclude": "/x",
+            }.get(name, "sample")
             return text, (text,)
         case _:
             text = {"loop": "asyncio", "root_path": "/sample"}.get(name, "sample")

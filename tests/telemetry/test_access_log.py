@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
-from fastserve import App
+import pytest
+
+from fastserve import App, Request, Response
 from fastserve.interfaces import make_handler
 from fastserve.protocol import Service
 from fastserve.telemetry import AccessLog
@@ -18,16 +21,26 @@ async def index(rest: str) -> str:
     return "hello"
 
 
-def lines_of(loop, data: bytes) -> list[str]:
+@app.get("/slow/{rest:path}")
+async def slow(request: Request) -> Response:
+    import asyncio
+
+    request.headers["host"]  # the fields move over to an object of their own
+    await asyncio.sleep(0)
+    return Response("slow", headers={"X-Answer": 'a "b"'})
+
+
+def lines_of(loop, data: bytes, format: str = "default", exclude: tuple[str, ...] = ()) -> list[str]:
     from conftest import Memory
 
     stream = io.StringIO()
     memory = Memory(loop, app)
-    service = Service(loop, make_handler(app, "native"), observer=AccessLog(stream))
+    service = Service(loop, make_handler(app, "native"), observer=AccessLog(stream, format, exclude))
     memory.connection = service.connect()
     memory.transport.protocol = memory.connection
     memory.connection.connection_made(memory.transport)
     memory.receive(data)
+    memory.turn()
     memory.turn()
     memory.eof()
     memory.turn()
@@ -54,3 +67,96 @@ def test_a_refused_request_is_one_line_too(loop):
     lines = lines_of(loop, b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nX: \x1b[31m\n\r\n\r\n")
     assert len(lines) == 2
     assert lines[1].startswith('192.0.2.7:4711 - "-" 400 ')
+
+
+BROWSER = (
+    b'GET /a%20b?c=d HTTP/1.1\r\nHost: a\r\nUser-Agent: Mozilla "x"\r\nReferer: http://here/\r\n'
+    b"Authorization: Basic dGVkOnNlY3JldA==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("path", ["/a%20b", "/slow/a%20b"])
+def test_combined(loop, path):
+    (line,) = lines_of(loop, BROWSER.replace(b"/a%20b", path.encode()), "combined")
+    assert re.fullmatch(
+        rf'192\.0\.2\.7 - ted \[\d\d/[A-Z][a-z]{{2}}/\d{{4}}:\d\d:\d\d:\d\d [+-]\d{{4}}\] "GET {path}\?c=d HTTP/1\.1" 200 '
+        r'\d "http://here/" "Mozilla \\x22x\\x22"',
+        line,
+    )
+
+
+@pytest.mark.parametrize("path", ["/a%20b", "/slow/a%20b"])
+def test_json_is_json_with_the_conventional_names(loop, path):
+    (line,) = lines_of(loop, BROWSER.replace(b"/a%20b", path.encode()), "json")
+    found = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("timestamp"))
+    assert 0 <= found.pop("http.server.request.duration") < 60
+    assert found.pop("process.pid") > 0
+    assert found == {
+        "client.address": "192.0.2.7",
+        "client.port": 4711,
+        "http.request.method": "GET",
+        "url.path": path,
+        "url.query": "c=d",
+        "network.protocol.version": "1.1",
+        "http.response.status_code": 200,
+        "http.response.body.size": 4 if "slow" in path else 5,
+        "user_agent.original": 'Mozilla "x"',
+    }
+
+
+def test_json_of_a_refused_request(loop):
+    (line,) = lines_of(loop, b"GET / HTTP/1.1\nHost: a\n\n", "json")
+    found = json.loads(line)
+    assert found["http.response.status_code"] == 400
+    assert found["http.request.method"] is None and found["url.path"] is None and found["user_agent.original"] is None
+
+
+def test_json_of_bytes_that_are_no_utf_8(loop):
+    (line,) = lines_of(loop, b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: \xe9\\\r\n\r\n", "json")
+    assert json.loads(line)["user_agent.original"] == "\xe9\\"
+
+
+def test_fields_of_the_request_and_of_the_answer(loop):
+    request = b"GET /slow/x HTTP/1.1\r\nHost: a\r\nX-Id: 7\r\n\r\n"
+    assert lines_of(loop, request, '%({X-Id}i)s %({x-answer}o)s "%({none}i)s" %({none}o)s 100%%') == [
+        r'7 a \x22b\x22 "-" - 100%'
+    ]
+    assert lines_of(loop, request.replace(b"/slow", b"/"), "%({X-Id}i)s %({content-type}o)s") == [
+        "7 text/plain; charset=utf-8"
+    ]
+
+
+def test_the_waits_of_a_request_add_up(loop):
+    (line,) = lines_of(loop, b"GET /slow/x HTTP/1.1\r\nHost: a\r\n\r\n", "%(queue)s %(handler)s %(send)s %(ms)s")
+    queue, handler, send, whole = map(float, line.split())
+    assert queue + handler + send == pytest.approx(whole, abs=0.004)
+
+
+def test_excluded_paths_have_no_line(loop):
+    data = b"".join(
+        b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % p for p in (b"healthz", b"healthz2", b"live/a", b"x", b"healthz?a")
+    )
+    found = lines_of(loop, data, "%(U)s", ("/healthz", "/live/*"))
+    assert found == ["/healthz2", "/x"]
+
+
+@pytest.mark.parametrize(
+    ("format", "why"),
+    [
+        ("%(x)s", r"no atom %\(x\)s; there are B D H"),
+        ("%h", "%\\(name\\)s expected at '%h'"),
+        ("100%", "a percent sign is %%"),
+        ("a\nb", "a line is one line"),
+        ("%({}i)s", "no atom"),
+    ],
+)
+def test_a_format_that_is_none_is_refused_with_the_reason(format, why):
+    with pytest.raises(ValueError, match=why):
+        AccessLog(io.StringIO(), format)
+
+
+def test_a_long_target_in_a_full_batch_is_whole(loop):
+    target = b"/" + b'"' * 8000
+    lines = lines_of(loop, (b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target) * 20, "%(r)s")
+    assert lines == ["GET /" + r"\x22" * 8000 + " HTTP/1.1"] * 20
