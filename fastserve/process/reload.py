@@ -6,12 +6,15 @@ The parent holds the listening sockets and never imports the application; so no 
 change: it waits in the accept queue. A child is a fresh interpreter, for nothing else forgets what was imported.
 
     a file changes  ->  a successor is started, and imports the application   (the old one goes on serving)
-    it has          ->  the old one is stopped gracefully: its lifespan.shutdown runs
+    it has          ->  the old one retires: it accepts no more, answers what it has, its lifespan.shutdown runs
     that is gone    ->  the successor is told to go: lifespan.startup, then it serves
 
 Import first, because that is where broken edits show: then the old one simply goes on. But startup only after the
 other's shutdown, because applications open ports and lock databases. If startup fails, clients wait at the socket until
 the next save. Either way the traceback is shown once.
+
+The old one retires as a worker does at HUP, or its end would cross the first request of a connection that it has just
+accepted. It waits for an idle client half a second, not five: somebody has just saved a file and looks.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ logger = logging.getLogger("fastserve")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
 SAME_SECONDS = 0.05  # signals this close are one: a wrapper such as timeout(1) sends two
+IDLE_SECONDS = 0.5  # that a connection may be silent before the old worker closes it
 SPARE_SECONDS = 1.0  # on top of the graceful limit, which the child keeps itself if its loop turns
 SETTINGS_SECONDS = 1.0  # how often the few files of settings are looked at
 MESSAGE_BYTES_MAX = 1 << 20
@@ -287,7 +291,14 @@ class Reloader:
             self._current, self._successor = self._successor, None
             self._current.tell(b"g")
         elif not self._current.stopping:
-            self._tell_to_stop(self._current)
+            if self._current.ready:
+                self._current.deadline = self._latest()
+                self._current.tell(b"r")
+            else:
+                self._tell_to_stop(self._current)  # it is still starting up, and has no connections
+
+    def _latest(self) -> float:
+        return time.monotonic() + self._config.timeout_graceful_shutdown + SPARE_SECONDS
 
     def _replace(self, why: str) -> None:
         logger.info("%s; reloading", why)
@@ -300,7 +311,7 @@ class Reloader:
         self._bury(child, child.process.wait(), expected=True)
 
     def _tell_to_stop(self, child: Child) -> None:
-        child.deadline = time.monotonic() + self._config.timeout_graceful_shutdown + SPARE_SECONDS
+        child.deadline = min(child.deadline, self._latest())
         child.process.send_signal(signal.SIGTERM)
 
     def _children(self) -> list[Child]:
@@ -456,8 +467,8 @@ class Reloader:
         if self._current is not None:
             if kill:
                 self._current.process.kill()
-            elif not self._current.stopping:
-                self._tell_to_stop(self._current)
+            else:
+                self._tell_to_stop(self._current)  # also one that retires: nobody follows it any more
         self._listeners.close()
 
     def _sleep(self) -> None:
@@ -581,7 +592,8 @@ class _Serving:
     def __init__(self, config: Config, listeners: Handed, channel: socket.socket, tell: Callable[..., None]) -> None:
         self._config, self._listeners, self._channel, self._tell = config, listeners, channel, tell
         self._go = threading.Event()
-        self._stop = asyncio.Event()
+        self._stop, self._retire = asyncio.Event(), asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> int:
         threading.Thread(target=self._listen_to_parent, name="fastserve-parent", daemon=True).start()
@@ -604,7 +616,7 @@ class _Serving:
                 loop.run_until_complete(loop.shutdown_asyncgens())
 
     async def _serve(self, app: Any, interface: str, hooks: Hooks) -> int:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         signal.signal(signal.SIGTERM, lambda _number, _frame: loop.call_soon_threadsafe(self._stop.set))
         server = Server.of(self._config, app, interface, self._listeners)
         starting, stopping = loop.create_task(server.start()), loop.create_task(self._stop.wait())
@@ -621,9 +633,13 @@ class _Serving:
             raise ApplicationError.of("the application failed to start", error) from error
         self._tell(ready=interface)
         hooks.call("worker_ready", slot=0, pid=os.getpid())
-        await stopping
+        retiring = loop.create_task(self._retire.wait())
+        await asyncio.wait({stopping, retiring}, return_when=asyncio.FIRST_COMPLETED)
+        left = None
+        if not stopping.done():
+            left = await server.hand_over(min(IDLE_SECONDS, self._config.timeout_retire_idle), stopping)
         try:
-            await server.stop()
+            await server.stop(left)
         except Exception as error:
             failure = ApplicationError.of("the application's shutdown failed", error)
             logger.error("%s\n%s", failure, failure.details.rstrip())
@@ -633,6 +649,10 @@ class _Serving:
     def _listen_to_parent(self) -> None:
         """A thread of its own: also while the loop is blocked, we end with our parent."""
         with contextlib.suppress(OSError):
-            while self._channel.recv(64):
-                self._go.set()
+            while words := self._channel.recv(64):
+                if b"g" in words:
+                    self._go.set()
+                if b"r" in words and self._loop is not None:  # said to those that serve only
+                    with contextlib.suppress(RuntimeError):  # the loop has just ended
+                        self._loop.call_soon_threadsafe(self._retire.set)
         os._exit(1)

@@ -213,14 +213,7 @@ class Server:
         service.shutdown()
         whole = await self.drain(limit - reserve)
         if not whole:
-            logger.warning(
-                "cutting %d connections after %.1f s: %d requests in hand",
-                service.connections,
-                limit - reserve,
-                service.active,
-            )
-            service.abort()
-            await _within(service.wait_closed(), reserve / 3)
+            await self._cut(limit)
         # What goes on after its answer (background tasks) has the same time; the application's shutdown comes behind it.
         whole = (
             await _within(self._handler.wait_idle(), deadline - reserve - asyncio.get_running_loop().time()) and whole
@@ -234,6 +227,36 @@ class Server:
         silence. Does not wait; stop() does."""
         if self._state == "serving" and self._service is not None:
             self._service.retire(idle_seconds)
+
+    async def hand_over(self, idle_seconds: float, stopping: asyncio.Future[Any]) -> float | None:
+        """retire(), and wait for the last connection, within the graceful limit. Returns the seconds that are left of it
+        for stop(); None if `stopping` was done first."""
+        limit = self.config.timeout_graceful_shutdown
+        reserve = min(LIFESPAN_RESERVE, limit / 5)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self.retire(min(idle_seconds, limit - reserve))
+        drained = asyncio.ensure_future(self.drain(limit - reserve))
+        await asyncio.wait({stopping, drained}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            drained.cancel()
+            return None
+        if not drained.result():
+            await self._cut(limit)  # now: what is left of the limit is the application's
+        return max(limit - (clock() - began), 0.0)
+
+    async def _cut(self, limit: float) -> None:
+        reserve = min(LIFESPAN_RESERVE, limit / 5)
+        service = self._service
+        assert service is not None
+        logger.warning(
+            "cutting %d connections after %.1f s: %d requests in hand",
+            service.connections,
+            limit - reserve,
+            service.active,
+        )
+        service.abort()
+        await _within(service.wait_closed(), reserve / 3)
 
     def farewell(self) -> None:
         """Serve on, but say "connection: close" with every answer: a balancer is taking us out."""

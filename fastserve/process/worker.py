@@ -38,7 +38,7 @@ from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.loops import new_loop
 from fastserve.process.privileges import Identity
-from fastserve.process.server import LIFESPAN_RESERVE, Server, load_application
+from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 from fastserve.process.talk import DETAILS_MAX, Talk
 from fastserve.protocol import Board
@@ -264,15 +264,9 @@ class Worker:
             await asyncio.wait({stopping, retiring}, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
                 logger.info("retiring: %d connections, %d requests in hand", server.connections, server.active)
-                limit = self._config.timeout_graceful_shutdown
-                reserve = min(LIFESPAN_RESERVE, limit / 5)
-                began = time.monotonic()
-                server.retire(min(self._config.timeout_retire_idle, max(limit - reserve, 0.0)))
-                drained = asyncio.ensure_future(server.drain(limit - reserve))
-                await asyncio.wait({stopping, drained}, return_when=asyncio.FIRST_COMPLETED)
-                if not stopping.done():
-                    return max(limit - (time.monotonic() - began), 0.0)
-                drained.cancel()
+                left = await server.hand_over(self._config.timeout_retire_idle, stopping)
+                if left is not None:
+                    return left
             logger.info("stopping: %d connections, %d requests in hand", server.connections, server.active)
             return None
         finally:

@@ -106,7 +106,7 @@ cdef class Connection(Channel):
         self.service.enter(self)
         if self.service.stopping:
             return self._close(False)
-        return self.service.timers.arm(&self._read_timer, HEADER_DEADLINE)
+        return self.service.timers.arm(&self._read_timer, RETIRE_DEADLINE if self.service.retiring else HEADER_DEADLINE)
 
     def connection_lost(self, exc):
         self.wire_lost(exc)

@@ -29,7 +29,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.object cimport PyObject_Length
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport (
-    EAGAIN, ECONNABORTED, EINTR, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, errno,
+    EAGAIN, ECONNABORTED, EHOSTUNREACH, EINTR, EIO, EMFILE, ENETDOWN, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, ENOPROTOOPT,
+    EOPNOTSUPP, EPERM, EPROTO, errno,
 )
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
@@ -389,8 +390,8 @@ cdef class Driver:
             if fd < 0:
                 if errno == EAGAIN:
                     return 0
-                if errno == EINTR or errno == ECONNABORTED or errno == EPROTO or errno == EPERM:
-                    continue
+                if errno in (EINTR, ECONNABORTED, EPROTO, EPERM, ENETDOWN, ENOPROTOOPT, EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH):
+                    continue  # that client's trouble, which Linux reports here (accept(2)); it is off the queue
                 return self._exhausted(errno)
             taken += 1
             if self.seat != NULL:
@@ -496,7 +497,8 @@ cdef class Driver:
         return 0
 
     cdef int _reconcile(self) except -1:
-        # The listeners that are lent to us are in the set, others are not.
+        # The listeners that are lent to us are in the set, others are not. A shared one is everybody's own already: to lend it
+        # changes nothing, and to take it back must not take it from us.
         cdef Listener listener
         cdef bint lent
         if self.seat == NULL or not self._accepting or self._pause is not None:
@@ -507,7 +509,7 @@ cdef class Driver:
             lent = bit(self.seat.adopted, index)
             for known in self._by_slot[index]:
                 listener = known
-                if listener.slot == index and lent != listener.adopted:
+                if not listener.shared and lent != listener.adopted:
                     listener.adopted = listener.watched = lent
                     if lent:
                         self.watch(listener.fd, listener, EPOLLIN, False)

@@ -216,7 +216,7 @@ cdef class Service(Host):
     cdef int enter(self, object connection) except -1:
         self._connections.add(connection)
         self.seat.connections += 1
-        if self.parting:
+        if self.parting or self.retiring:
             connection.farewell()
         return 0
 

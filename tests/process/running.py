@@ -176,7 +176,7 @@ def get_unix(path: Path, target: str = "/") -> bytes:
         client.connect(str(path))
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         answer = b""
-        while b"\r\n\r\nhello" not in answer and (data := client.recv(65536)):
+        while data := client.recv(65536):
             answer += data
         return answer
 

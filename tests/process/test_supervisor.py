@@ -56,6 +56,25 @@ def test_workers_share_a_unix_socket_that_is_removed(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+def test_lending_a_shared_listener_changes_nothing_for_who_has_it(tmp_path: Path) -> None:
+    """All accept from a Unix socket anyway. A sibling that is asked to help must not lose it when the help ends."""
+    path = tmp_path / "s"
+    with Running(*APP, "--uds", str(path), "-w", "2", cwd=tmp_path) as server:
+        server.ready()
+        first, sibling = server.workers
+        os.kill(first, signal.SIGKILL)  # its queue is lent to the sibling, until the next one has been at hand for 1 s
+        new = int(server.wait_for(r"worker 1 \(pid (\d+)\) is ready").group(1))
+        time.sleep(1.5)
+        os.kill(new, signal.SIGSTOP)
+        try:
+            for _ in range(4):
+                assert get_unix(path, "/pid").endswith(b"\r\n\r\n%d" % sibling)
+        finally:
+            os.kill(new, signal.SIGCONT)
+        assert server.stop() == 0
+        assert "could not be served" not in server.err
+
+
 def test_second_server_is_refused(tmp_path: Path) -> None:
     with Running(*TWO, cwd=tmp_path) as server:
         server.ready()
