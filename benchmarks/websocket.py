@@ -30,7 +30,7 @@ HANDSHAKE = (
 CONNECTIONS = 16
 
 SERVERS = {
-    "fastserve": ["-m", "fastserve", "benchmarks.apps.native:app", "--no-access-log", "--port"],
+    "fastserve": ["-m", "fastserve", "benchmarks.apps.native:app", "--no-access-log", "--no-supervisor", "--port"],
     "uvicorn": [
         "-m", "uvicorn", "benchmarks.apps.asgi:app", "--ws", "websockets", "--loop", "uvloop", "--no-access-log",
         "--log-level", "warning", "--port",

@@ -217,7 +217,7 @@ def test_workers_auto_says_why(tmp_path: Path) -> None:
     with Running(*APP, "--port", "0", "-w", "auto", cwd=tmp_path, command=command) as server:
         server.ready()
         reason = r"1 of \d+ CPUs by affinity|1 CPU of this machine"
-        assert re.search(rf"workers      1 \(this process\), pid {server.pid} \(auto: ({reason})\)", server.err)
+        assert re.search(rf"workers      1 \(pids \d+\), pid {server.pid} \(auto: ({reason})\)", server.err)
 
 
 # -------------------------------------------------------------------------------------------------- help and version

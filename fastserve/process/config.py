@@ -23,6 +23,7 @@ __all__ = ["OPTIONS", "Address", "Config", "Option", "TcpAddress", "UnixAddress"
 
 HOST = "127.0.0.1"
 PORT = 8000
+FD = "fd://"  # in bind: an inherited socket, in the spelling of gunicorn and hypercorn
 UNIX_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103  # sun_path, less its closing NUL
 
 Kind = Literal["text", "texts", "whole", "workers", "seconds", "bytes", "flag", "mode", "object"]
@@ -157,7 +158,7 @@ class Config:
         (),
         "address",
         "texts",
-        "HOST:PORT, [v6]:PORT, :PORT (all interfaces) or unix:PATH; may be repeated",
+        "HOST:PORT, [v6]:PORT, :PORT (all interfaces), unix:PATH, or fd://N as --fd N; may be repeated",
         "-b",
         metavar="ADDRESS",
     )
@@ -244,8 +245,11 @@ class Config:
     preload: bool = _option(
         False, "processes", "flag", "import the application once and fork the workers from that process"
     )
-    supervisor: bool = _option(
-        False, "processes", "flag", "keep a supervisor for a single worker too: reload, replacement"
+    supervisor: bool | None = _option(
+        None,
+        "processes",
+        "flag",
+        "a parent that replaces workers and reloads (default); --no-supervisor: one process that serves",
     )
     limit_max_requests: int | None = _option(
         None,
@@ -474,6 +478,8 @@ class Config:
             parse_bind(text, "admin")
         if self.admin and self.reload:
             raise ConfigError("admin and reload cannot be used together: the reloader has no supervisor to ask")
+        if self.supervisor is False and (why := self._needs_supervisor):
+            raise ConfigError(f"no-supervisor: one process cannot do what {why} asks for")
         set_(self, "addresses", self._addresses())
 
     def _addresses(self) -> tuple[Address, ...]:
@@ -485,7 +491,12 @@ class Config:
             if any(c in "[]/" or c.isspace() for c in host):
                 raise ConfigError(f"host must be a name or an address, not {host!r}")
             found.append(TcpAddress(host, PORT if self.port is None else self.port))
-        found.extend(parse_bind(text) for text in self.bind)
+        others = [text for text in self.bind if not text.startswith(FD)]
+        if self.descriptors and (others or self.uds is not None):
+            raise ConfigError("an inherited socket (fd) is served alone, without bind or uds")
+        if not all(self.descriptors):
+            raise ConfigError("bind: fd:// needs the number or the name of an inherited socket")
+        found.extend(parse_bind(text) for text in others)
         if self.uds is not None:
             found.append(unix_address(self.uds))
         for index, address in enumerate(found):
@@ -494,11 +505,25 @@ class Config:
         return tuple(found)
 
     @property
+    def descriptors(self) -> tuple[str, ...]:
+        """Inherited sockets, by number or name: of fd, and of bind as fd://N."""
+        return self.fd + tuple(text.removeprefix(FD) for text in self.bind if text.startswith(FD))
+
+    @property
     def supervised(self) -> bool:
-        """Does what was asked for need a supervisor?"""
-        recycles = self.limit_max_requests or self.workers_lifetime or self.workers_max_rss
-        drops = self.user is not None or self.group is not None
-        return self.workers > 1 or self.supervisor or self.preload or bool(recycles or self.admin) or drops
+        """Does a supervisor stand above the worker? The command has one unless told otherwise; a program that serves its
+        own application, and may have threads, forks only if it asks for what needs it."""
+        if self._needs_supervisor:
+            return True
+        return self.arguments is not None if self.supervisor is None else self.supervisor
+
+    @property
+    def _needs_supervisor(self) -> str:
+        """The option that one process cannot satisfy, as it is written; "" if there is none."""
+        if self.workers > 1:
+            return f"workers {self.workers}"
+        names = ("preload", "admin", "user", "group", "limit_max_requests", "workers_lifetime", "workers_max_rss")
+        return next((name.replace("_", "-") for name in names if getattr(self, name)), "")
 
     @classmethod
     def of(cls, app: Any, options: Mapping[str, Any], **defaults: Any) -> Config:

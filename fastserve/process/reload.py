@@ -203,10 +203,15 @@ class Child:
 
 
 class Reloader:
-    """The parent. `on_ready(addresses, interface, pids, note)` is called once, when the first child serves."""
+    """The parent. `on_ready(addresses, interface, pids, note)` is called once, when the first child serves; `open_()` opens
+    the listeners."""
 
     def __init__(
-        self, config: Config, hooks: Hooks, on_ready: Callable[[list[Address], str, list[int], str], None]
+        self,
+        config: Config,
+        hooks: Hooks,
+        on_ready: Callable[[list[Address], str, list[int], str], None],
+        open_: Callable[[], Listeners],
     ) -> None:
         if not isinstance(config.app, str):
             raise ConfigError('reload needs the application by name, such as "shop.web:app", to import it again')
@@ -216,7 +221,7 @@ class Reloader:
             pickle.dumps(config)
         except Exception:
             raise ConfigError("reload needs options that are text and numbers: name hooks and log-config") from None
-        self._config, self._hooks, self._on_ready = config, hooks, on_ready
+        self._config, self._hooks, self._on_ready, self._open = config, hooks, on_ready, open_
         self._files = FileFilter(config)
         self._current: Child | None = None  # serves, or is on its way there or off
         self._successor: Child | None = None  # imports
@@ -233,7 +238,7 @@ class Reloader:
     def run(self) -> int:
         """Until told to stop. Returns the exit code; raises ConfigError if there is nothing to wait for."""
         config = self._config
-        self._listeners = Listeners(config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions)
+        self._listeners = self._open()
         try:
             with self._signals() as wake:
                 self._watcher = Watcher(self._files, config.reload_delay, lambda paths: self._note(paths, wake))

@@ -85,7 +85,7 @@ def _serve(config: Config, hooks: Hooks, pid_file: PidFile) -> int:
     if config.reload:
         from fastserve.process.reload import Reloader  # late: in production nobody needs it
 
-        return Reloader(config, hooks, ready).run()
+        return Reloader(config, hooks, ready, lambda: _listeners(config)).run()
     if config.supervised or upgrade.predecessor(os.environ):
         return Supervisor(config, hooks, ready, lambda: _reread(config), pid_file.write).run()
     listeners = _listeners(config)
@@ -110,8 +110,8 @@ def _reread(config: Config) -> Config:
 
 
 def _listeners(config: Config) -> Listeners:
-    """A single process's: those that were passed to it, or its own."""
-    passed = systemd.descriptors(config.fd, systemd.listen_fds(os.environ))
+    """Of a single process, or of the reloader: those that were passed to it, or its own."""
+    passed = systemd.descriptors(config.descriptors, systemd.listen_fds(os.environ))
     if passed:
         return Listeners.inherited([passed], backlog=config.backlog)
     return Listeners(config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions)
@@ -152,4 +152,5 @@ def check(config: Config) -> str:
     make_handler(app, interface, threads=config.threads).close()
     name = config.app if isinstance(config.app, str) else type(config.app).__name__
     workers = f"{config.workers} worker" + ("s" if config.workers != 1 else "")
-    return f"{name} ({interface}), {workers}, {' '.join(address.url for address in config.addresses)}"
+    where = [f"fd://{one}" for one in config.descriptors] or [address.url for address in config.addresses]
+    return f"{name} ({interface}), {workers}, {' '.join(where)}"

@@ -163,7 +163,7 @@ class Supervisor:
         config = self._config
         spare = min(max(config.workers, 4), WORKERS_MAX - config.workers)
         self._heritage = upgrade.heritage(os.environ)
-        passed = systemd.descriptors(config.fd, systemd.listen_fds(os.environ))
+        passed = systemd.descriptors(config.descriptors, systemd.listen_fds(os.environ))
         if self._heritage is not None:
             self._listeners = Listeners.inherited(
                 self._heritage.slots,
@@ -483,7 +483,7 @@ class Supervisor:
         self._generation += 1
         self._notifier.reloading()
         logger.info("HUP: reloading %d workers, generation %d", sum(s.wanted for s in self._slots), self._generation)
-        fixed = ("preload", "addresses", "fd", "admin")
+        fixed = ("preload", "addresses", "descriptors", "admin")
         if any(getattr(config, name) != getattr(before, name) for name in fixed):
             logger.warning("HUP: other addresses, and preload, need a restart or an upgrade (USR2)")
         if config.workers != before.workers:

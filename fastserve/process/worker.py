@@ -341,7 +341,7 @@ def _explain(number: int, _frame: FrameType | None) -> None:
     """The kernel would end or stop us."""
     with contextlib.suppress(OSError):
         name = signal.Signals(number).name
-        os.write(2, f"fastserve: {name}: a single process cannot do that; start it with --supervisor\n".encode())
+        os.write(2, f"fastserve: {name}: a single process cannot do that; a supervisor could\n".encode())
 
 
 def _close_loop(loop: asyncio.AbstractEventLoop) -> None:

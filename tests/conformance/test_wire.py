@@ -38,7 +38,17 @@ def url() -> Iterator[str]:
 @contextlib.contextmanager
 def process(*flags: str, told: bool = False) -> Iterator[tuple[str, int]]:
     """A server in a process of its own: (URL, pid). `told`: the test tells it to stop."""
-    command = [sys.executable, "-m", "fastserve", "conformance.apps:app", "--port", "0", "--no-access-log", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "fastserve",
+        "conformance.apps:app",
+        "--port",
+        "0",
+        "--no-access-log",
+        "--no-supervisor",
+    ]
+    command += flags
     child = subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     rest = threading.Thread()

@@ -9,6 +9,7 @@ import pytest
 
 from fastserve.errors import ConfigError
 from fastserve.process.config import OPTIONS, Config, TcpAddress, UnixAddress, parse_bind
+from fastserve.process.sources import gather
 
 
 @pytest.mark.parametrize(
@@ -170,3 +171,21 @@ def test_workers_auto_is_a_number_with_a_reason() -> None:
     config = Config.of("x:y", {"workers": "auto"})
     assert 1 <= config.workers <= 1024 and config.workers_note.startswith("auto: ")
     assert Config(app="x:y").workers_note == ""
+
+
+def test_a_supervisor_is_the_commands_default_and_never_a_programs() -> None:
+    command = gather(["a:b"], {}).config
+    assert command.supervised and not gather(["a:b", "--no-supervisor"], {}).config.supervised
+    assert not Config.of("a:b", {}).supervised and Config.of("a:b", {"supervisor": True}).supervised
+    for name, value in (("workers", 2), ("preload", True), ("user", "root"), ("limit_max_requests", 9)):
+        assert Config.of("a:b", {name: value}).supervised
+        with pytest.raises(ConfigError, match=f"no-supervisor: one process cannot do what {name.replace('_', '-')}"):
+            Config.of("a:b", {name: value, "supervisor": False})
+
+
+def test_inherited_sockets_in_either_spelling() -> None:
+    assert Config(app="a:b", bind=("fd://3", "fd://web"), fd="4").descriptors == ("4", "3", "web")
+    assert Config(app="a:b", bind="fd://3").addresses == ()
+    for options in ({"bind": ("fd://3", "127.0.0.1:80")}, {"fd": "3", "uds": "s"}, {"bind": "fd://"}):
+        with pytest.raises(ConfigError, match="inherited socket"):
+            Config(app="a:b", **options)  # type: ignore[arg-type]

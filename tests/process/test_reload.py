@@ -19,6 +19,7 @@ from fastserve.errors import ConfigError
 from fastserve.process.config import Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.reload import FileFilter, Reloader
+from fastserve.process.sockets import Listeners
 
 APP = """\
 import contextlib, os
@@ -323,7 +324,7 @@ def test_what_cannot_be_reloaded_is_refused() -> None:
     ):
         config = Config(**{"app": object(), "reload": True, **options})
         with pytest.raises(ConfigError, match=text):
-            Reloader(config, Hooks(config), lambda *_: None)
+            Reloader(config, Hooks(config), lambda *_: None, lambda: Listeners(()))
 
 
 # -------------------------------------------------------------------------------------------------- which files

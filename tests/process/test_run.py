@@ -49,6 +49,9 @@ def test_run_serves_an_object_and_returns(tmp_path: Path, workers: int) -> None:
         server.ready()
         assert "application  an object of type App (native)" in server.err
         assert server.get() == "hello"
+        assert ("(this process)" in server.err) is (
+            workers == 1
+        )  # a program may have threads: it is not forked unasked
         server.signal(signal.SIGINT)
         assert server.wait() == 0
         assert server.lines[-1] == "returned"

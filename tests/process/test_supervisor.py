@@ -434,19 +434,22 @@ def test_hooks_of_several_workers(tmp_path: Path) -> None:
 
 
 def test_single_process_says_what_it_cannot_do(tmp_path: Path) -> None:
-    with Running(*APP, "--port", "0", cwd=tmp_path) as server:
+    with Running(*APP, "--port", "0", "--no-supervisor", cwd=tmp_path) as server:
+        server.wait_for(rf"workers      1 \(this process\), pid {server.pid}$")
         server.ready()
         server.signal(signal.SIGHUP)
-        server.wait_for("SIGHUP: a single process cannot do that; start it with --supervisor")
+        server.wait_for("SIGHUP: a single process cannot do that; a supervisor could")
         server.signal(signal.SIGUSR2)
         server.wait_for("SIGUSR2: a single process cannot do that")
         assert server.get() == "hello"
         assert server.stop() == 0
 
 
-def test_single_worker_with_a_supervisor_is_replaced(tmp_path: Path) -> None:
-    with Running(*APP, "--port", "0", "--supervisor", cwd=tmp_path) as server:
+def test_single_worker_has_a_supervisor_that_replaces_it(tmp_path: Path) -> None:
+    with Running(*APP, "--port", "0", cwd=tmp_path) as server:
         server.ready()
+        os.kill(server.workers[0], signal.SIGKILL)
+        server.wait_for(r"worker 1 \(pid \d+\) is ready")
         server.signal(signal.SIGHUP)
         server.wait_for("reloaded, generation 2")
         assert int(server.get("/pid")) not in server.workers

@@ -98,9 +98,13 @@ def test_named_socket_is_served_alone(tmp_path: Path, high_sockets: object) -> N
         assert server.stop() == 0
 
 
-def test_fd_by_number(tmp_path: Path, high_sockets: object) -> None:
+@pytest.mark.parametrize(
+    ("spelling", "more"), [("--fd {}", "-w 2"), ("--bind fd://{}", "-w 2"), ("-b fd://{}", "--reload")]
+)
+def test_fd_by_number(tmp_path: Path, high_sockets: object, spelling: str, more: str) -> None:
     number, port = high_sockets()  # type: ignore[operator]
-    with Running(*APP, "--fd", str(number), "-w", "2", cwd=tmp_path, pass_fds=[number]) as server:
+    flags = f"{spelling.format(number)} {more}".split()
+    with Running(*APP, *flags, cwd=tmp_path, pass_fds=[number]) as server:
         assert server.ready().port == port and get(port) == "hello"
         assert server.stop() == 0
 

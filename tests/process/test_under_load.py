@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -206,10 +207,16 @@ def test_hot_upgrade_and_back(tmp_path: Path, time_: int) -> None:
 
 @pytest.mark.parametrize("busy", ["blocked", "stopped", "importing"])
 def test_new_connections_do_not_wait_for_a_worker_that_cannot_take_them(tmp_path: Path, busy: str) -> None:
-    """With one accept queue per worker every second client would wait for it."""
+    """From connect to answer, 99 of 100 in less than 100 ms; with one accept queue per worker every second client would wait
+    for it. Blocks of 1 s, back to back, for 5 s, in the nightly run for 20 s. What the machine itself makes clients wait is
+    taken off: that is what the clients of a server that is left in peace meet in the same seconds."""
     environ = {"TEST_STARTUP_SLEEPS_IF": str(tmp_path / "slow")}
-    with Running(*APP, "-w", "2", cwd=tmp_path, **environ) as server:
+    with (
+        Running(*APP, "-w", "2", cwd=tmp_path, **environ) as server,
+        Running(*APP, cwd=tmp_path) as control,
+    ):
         server.ready()
+        control.ready()
         over = threading.Event()
         victim = server.workers[0]
 
@@ -228,18 +235,23 @@ def test_new_connections_do_not_wait_for_a_worker_that_cannot_take_them(tmp_path
         else:
             (tmp_path / "slow").touch()
             os.kill(victim, signal.SIGKILL)
-            server.wait_for("starting another")
-        time.sleep(0.3)
-        with Load(server.port, keep_alive=0, fresh=2, pause=0.02, path="/") as load:
-            time.sleep(5.0)
+        with (
+            Load(server.port, keep_alive=0, fresh=2, pause=0.02, path="/") as load,
+            Load(control.port, keep_alive=0, fresh=1, pause=0.02, path="/") as calm,
+        ):
+            time.sleep(20.0 if busy == "blocked" and TIMES > 1 else 5.0)
         over.set()
         if busy == "blocked":
             thread.join(10)
         elif busy == "stopped":
             os.kill(victim, signal.SIGCONT)
-        row(f"one of two workers {busy} for 5 s", load)
+        else:
+            assert "is ready" not in server.err  # all the time there was nobody in that slot
+        row(f"one of two workers {busy}", load)
+        row("  beside it: a server left in peace", calm)
         assert load.counts["lost"] + load.counts["failed"] + load.counts["cut"] == 0, load.faults
-        assert percentile(load.waits, 0.99) < 0.5  # 10 ms on a quiet machine; unaided, half of them wait 1 to 5 s
+        assert len(load.waits) >= 100
+        assert percentile(load.waits, 0.99) - percentile(calm.waits, 0.99) < 0.1
         assert server.stop() == 0
 
 
@@ -284,7 +296,7 @@ def test_idle_server_costs_next_to_nothing(tmp_path: Path) -> None:
 
 def test_keep_alive_client_that_is_idle_gets_one_more_answer(tmp_path: Path) -> None:
     """A retiring worker keeps an idle connection until it has carried one more request."""
-    with Running(*APP, "-w", "1", "--supervisor", "--timeout-retire-idle", "3", cwd=tmp_path) as server:
+    with Running(*APP, "--timeout-retire-idle", "3", cwd=tmp_path) as server:
         server.ready()
         with socket.create_connection(("127.0.0.1", server.port), 5) as client:
             client.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -307,3 +319,44 @@ def test_keep_alive_client_that_is_idle_gets_one_more_answer(tmp_path: Path) -> 
         silent.close()
         assert Background(server.port, "/").result() == "hello"
         assert server.stop() == 0
+
+
+def test_connections_are_spread_evenly(tmp_path: Path) -> None:
+    """32 keep-alive connections, one after the other, over 4 workers, 20 times: none has more than 12 or fewer than 4. The
+    kernel's hash alone fails every few tries."""
+    shares = []
+    with Running(*APP, "-w", "4", cwd=tmp_path) as server:
+        server.ready()
+        for _ in range(20):
+            clients, found = [], Counter[bytes]()
+            try:
+                for _ in range(32):
+                    client = socket.create_connection(("127.0.0.1", server.port), 10)
+                    clients.append(client)
+                    client.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
+                    found[client.recv(4096).rpartition(b"\r\n\r\n")[2]] += 1
+            finally:
+                for client in clients:
+                    client.close()
+            shares.append(sorted(found.values()))
+            time.sleep(0.1)  # the server has seen that they are gone
+        print(f"\n| 32 connections over 4 workers, 20 times | {shares} |")
+        assert all(len(share) == 4 and share[0] >= 4 and share[-1] <= 12 for share in shares), shares
+        assert server.stop() == 0
+
+
+def test_of_two_servers_started_at_the_same_instant_exactly_one_runs(tmp_path: Path) -> None:
+    """Whole servers on one port; the other one says so in one line. test_supervisor.py has the last moment of the race."""
+    for _ in range(20 if TIMES > 1 else 4):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        command = (*APP[:3], "--port", str(port), "-w", "2", "--no-access-log")
+        with Running(*command, cwd=tmp_path) as one, Running(*command, cwd=tmp_path) as other:
+            until(lambda one=one, other=other: (one.process.poll(), other.process.poll()) != (None, None), "one ends")
+            refused, runs = (one, other) if one.process.poll() is not None else (other, one)
+            assert refused.wait() == 3
+            assert refused.lines == [
+                f"fastserve: error: cannot listen on 127.0.0.1:{port}: the address is already in use"
+            ]
+            assert runs.ready().get() == "hello"
+            assert runs.stop() == 0

@@ -1,4 +1,4 @@
-"""worker: one serving process under signals: graceful, forced, while starting, with a blocked loop or thread."""
+"""worker: one process without a supervisor, under signals: graceful, forced, while starting, blocked loop or thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from process.running import HERE, Background, Running, alive, until
 
 from fastserve.process.worker import SAME_SECONDS
 
-APP = ("apps:app", "--app-dir", str(HERE), "--port", "0")
+APP = ("apps:app", "--app-dir", str(HERE), "--port", "0", "--no-supervisor")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -118,14 +118,16 @@ def test_signal_during_startup_ends_it(tmp_path: Path) -> None:
         assert "ready" not in server.err and "Traceback" not in server.err
 
 
-def test_signal_during_import_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [("--no-supervisor",), ()], ids=["alone", "supervised"])
+def test_signal_during_import_ends_it(tmp_path: Path, more: tuple[str, ...]) -> None:
     (tmp_path / "sleepy.py").write_text("import sys, time\nprint('importing', file=sys.stderr)\ntime.sleep(60)\n")
     for number in (signal.SIGINT, signal.SIGTERM):
-        with Running("sleepy:app", "--port", "0", cwd=tmp_path) as server:
+        with Running("sleepy:app", "--port", "0", *more, cwd=tmp_path) as server:
             server.wait_for("^importing")
-            server.signal(number)
+            os.killpg(server.pid, number)  # as a terminal does
             assert server.wait() == 0
-            assert server.lines == ["importing"]
+            told = [f"stopping ({signal.Signals(number).name}): 1 workers", "stopped"] if not more else []
+            assert [line.partition("INFO: ")[2] or line for line in server.lines] == ["importing", *told]
 
 
 def test_startup_that_fails(tmp_path: Path) -> None:
