@@ -58,6 +58,11 @@ class Identity:
         """Will workers run as root?"""
         return self.uid == 0 or (self.uid is None and os.geteuid() == 0)
 
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group that their Unix sockets belong to; -1: as they are made."""
+        return -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid
+
     def assume(self) -> None:
         """Become it, for good. Groups first: without root nobody may change them."""
         if self.umask is not None:

@@ -47,7 +47,8 @@ REUSE_PORT = sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
 class Listeners:
     """All listening sockets of a server, by worker slot. Who opened them removes the Unix sockets; a fork does not.
 
-    `slots` of them listen; `spare` more are bound, for `listen(index)` later.
+    `slots` of them listen; `spare` more are bound, for `listen(index)` later. Unix sockets belong to `owner`, user and
+    group (-1: ours): those of the workers, as in gunicorn.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Listeners:
         spare: int = 0,
         backlog: int = 2048,
         uds_permissions: int = 0o600,
+        owner: tuple[int, int] = (-1, -1),
     ) -> None:
         self.addresses: list[Address] = []  # as bound: port 0 is now a number
         self._slots: list[list[socket.socket]] = [[] for _ in range(slots + spare)]
@@ -68,7 +70,7 @@ class Listeners:
         try:
             for address in addresses:
                 if isinstance(address, UnixAddress):
-                    self._open_unix(address, backlog, uds_permissions)
+                    self._open_unix(address, backlog, uds_permissions, owner)
                 else:
                     self._open_tcp(address, backlog)
         except BaseException:
@@ -226,7 +228,7 @@ class Listeners:
 
     # --------------------------------------------------------------------------------------------------- Unix
 
-    def _open_unix(self, address: UnixAddress, backlog: int, permissions: int) -> None:
+    def _open_unix(self, address: UnixAddress, backlog: int, permissions: int, owner: tuple[int, int]) -> None:
         """One listener for all workers. Its mode is `permissions` from its first moment; a stale socket is replaced."""
         path = address.path
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -240,6 +242,8 @@ class Listeners:
                 self._paths.append((path, made.st_dev, made.st_ino))
                 if stat.S_IMODE(made.st_mode) != permissions:
                     os.chmod(path, permissions)
+                if owner != (-1, -1):
+                    _give(path, owner)
                 listener.listen(backlog)
                 listener.setblocking(False)
         except OSError as error:
@@ -322,6 +326,21 @@ def _address_of(listener: socket.socket) -> Address:
     if listener.family == socket.AF_UNIX:
         return UnixAddress(os.fsdecode(name) or "(unnamed)")
     return TcpAddress(name[0], name[1])
+
+
+def _give(path: str, owner: tuple[int, int]) -> None:
+    """Change who owns a Unix socket. The folder may be the new owner's already, who could have put a link to a file of
+    ours in its place: so what is changed is looked at first, and held meanwhile."""
+    if not hasattr(os, "O_PATH"):
+        os.chown(path, *owner, follow_symlinks=False)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        os.chown(f"/proc/self/fd/{descriptor}", *owner)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

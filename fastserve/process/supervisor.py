@@ -182,6 +182,7 @@ class Supervisor:
                 spare=spare,
                 backlog=config.backlog,
                 uds_permissions=config.uds_permissions,
+                owner=self._identity.owner,
             )
         try:
             if self._heritage is None:  # else the predecessor may still have the address

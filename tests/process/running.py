@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import pwd
 import re
 import signal
 import socket
@@ -17,6 +18,17 @@ from types import TracebackType
 
 HERE = Path(__file__).parent
 LIMIT = 10.0  # seconds, for anything
+
+# Somebody whom workers may become, and a command for it: this interpreter, and these tests, may lie in root's home, where
+# nobody else can read. So all modules are loaded before the first fork. Without root there is only ourselves to become.
+OTHER = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+FOR_OTHERS = [
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+    "import uvloop, apps, fastserve.process.run, fastserve.process.worker\n"
+    "from fastserve.cli import main; sys.exit(main())",
+]
 
 
 def until(condition: Callable[[], object], what: str, limit: float = LIMIT) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from process.running import HERE, Background, Running, alive, until
+from process.running import FOR_OTHERS, HERE, OTHER, Background, Running, alive, until
 from process.test_under_load import children
 
 APP = ("apps:app", "--app-dir", str(HERE), "--port", "0", "-w", "2")
@@ -41,23 +40,12 @@ def test_it_ends_a_process_that_holds_the_gil(tmp_path: Path) -> None:
         until(lambda: not alive(pid), "it is gone", 5.0)
 
 
-def another_identity() -> tuple[str, ...]:
-    """Options that change the credentials of workers, as far as they can still read this interpreter then."""
-    if os.geteuid() != 0:
-        return ("--user", str(os.geteuid()))
-    try:
-        subprocess.run([sys.executable, "-c", "import http, fastserve.protocol"], user="nobody", check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ("--group", "nogroup")
-    return ("--user", "nobody")
-
-
 @pytest.mark.parametrize("changed", [False, True], ids=["same user", "other identity"])
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
 def test_all_gone_after_kill_9_of_the_supervisor(tmp_path: Path, changed: bool, preload: tuple[str, ...]) -> None:
     """One of them hangs in a call that holds the GIL."""
-    user = another_identity() if changed else ()
-    with Running(*APP, *user, *preload, cwd=tmp_path) as server:
+    user = ("--user", OTHER) if changed else ()
+    with Running(*APP, *user, *preload, cwd=tmp_path, command=FOR_OTHERS) as server:
         server.ready()
         Background(server.port, "/hold")
         server.wait_for("hold begins")

@@ -6,11 +6,14 @@ import grp
 import json
 import os
 import pwd
+import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from process.running import HERE, Running
+from process.running import FOR_OTHERS, HERE, OTHER, Running, alive, get_unix, until
+from process.test_under_load import children
 
 from fastserve.errors import ConfigError
 from fastserve.process.config import Config
@@ -18,8 +21,6 @@ from fastserve.process.privileges import Identity
 
 APP = ("apps:app", "--app-dir", str(HERE), "--port", "0")
 root = os.geteuid() == 0
-ME = pwd.getpwuid(os.geteuid()).pw_name
-OTHER = "nobody" if root else ME
 
 
 def in_child(function: Callable[[], object]) -> object:
@@ -98,6 +99,50 @@ def test_workers_change_and_the_supervisor_does_not(tmp_path: Path, more: tuple[
         status = Path(f"/proc/{server.pid}/status").read_text()
         assert f"Gid:\t{os.getegid()}\t{os.getegid()}" in status
         assert server.stop() == 0
+
+
+def ids(pid: int) -> tuple[list[int], list[int]]:
+    """Real, effective, saved and file system ids: users, groups."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return [int(word) for word in lines["Uid"].split()], [int(word) for word in lines["Gid"].split()]
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["plain", "preload"])
+def test_end_to_end(tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Socket, workers, workers after a reload and after a death: all are the other's, for good; the supervisor is not, and
+    its end is still theirs."""
+    entry = pwd.getpwnam(OTHER)
+    uid, gid = entry.pw_uid, entry.pw_gid
+    path = tmp_path / "s"
+    with Running(
+        *APP, "-w", "2", "--uds", str(path), "--user", OTHER, *more, cwd=tmp_path, command=FOR_OTHERS
+    ) as server:
+        server.ready()
+        about = path.stat()
+        assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (uid, gid, 0o600)
+
+        def workers() -> set[int]:
+            return {int(get_unix(path, "/pid").rpartition(b"\r\n\r\n")[2]) for _ in range(20)}
+
+        def check(found: set[int]) -> None:
+            for pid in found:
+                assert ids(pid) == ([uid] * 4, [gid] * 4)
+
+        first = set(server.workers)
+        check(first)
+        server.signal(signal.SIGHUP)
+        server.wait_for("reloaded, generation 2")
+        second = workers()
+        assert not second & first
+        check(second)
+        os.kill(second.pop(), signal.SIGKILL)
+        server.wait_for(r"was killed by SIGKILL; starting another")
+        until(lambda: len(children(server.pid) & workers()) == 2, "two workers answer")
+        third = workers()
+        check(third)
+        assert ids(server.pid) == ([os.geteuid()] * 4, [os.getegid()] * 4)
+        server.signal(signal.SIGKILL)
+        until(lambda: not any(map(alive, third)), "the workers end with it", 2.0)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
