@@ -53,6 +53,7 @@ cdef struct Seat:
     uint64_t latency[LATENCY_BUCKETS]
     uint64_t latency_ns     # their sum
     uint64_t cut            # connections closed by us under a request
+    uint64_t raced          # idle connections that we ended while a request was on its way
     Flight flights[FLIGHTS_MAX]
 
 # What a slot has counted in all processes that sat for it and were cleared away: counters never go back.
@@ -69,6 +70,7 @@ cdef struct Totals:
     uint64_t latency[LATENCY_BUCKETS]
     uint64_t latency_ns
     uint64_t cut
+    uint64_t raced
     int64_t queue           # connections that wait at its listeners; -1: not known
     int64_t queue_max
 

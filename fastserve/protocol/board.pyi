@@ -26,6 +26,7 @@ class Figures:
     latency: tuple[int, ...]
     latency_ns: int
     cut: int
+    raced: int
     queue: int
     queue_max: int
     def __init__(self, slot: int, totals: dict[str, Any]) -> None: ...
@@ -81,6 +82,8 @@ class SeatView:
     def refused(self) -> int: ...
     @property
     def cut(self) -> int: ...
+    @property
+    def raced(self) -> int: ...
     @property
     def bytes_in(self) -> int: ...
     @property

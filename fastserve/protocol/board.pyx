@@ -261,6 +261,7 @@ cdef int _add(Totals *totals, Seat *seat) noexcept:
         totals.latency[i] += seat.latency[i]
     totals.latency_ns += seat.latency_ns
     totals.cut += seat.cut
+    totals.raced += seat.raced
     return 0
 
 
@@ -281,6 +282,7 @@ class Figures:
         self.latency = tuple(totals["latency"])
         self.latency_ns = totals["latency_ns"]
         self.cut = totals["cut"]
+        self.raced = totals["raced"]
         self.queue = totals["queue"]
         self.queue_max = totals["queue_max"]
 
@@ -430,6 +432,11 @@ cdef class SeatView:
     def cut(self):
         """Connections that we closed under a request."""
         return self.seat.cut
+
+    @property
+    def raced(self):
+        """Idle connections that we ended while a request was on its way (RFC 9112 section 9.5)."""
+        return self.seat.raced
 
     @property
     def bytes_in(self):

@@ -32,6 +32,7 @@ cdef class Connection(Channel):
     cdef bint _tls
     cdef bint _eof                   # the peer will send no more
     cdef bint _lingering             # our last byte is out; what comes is dropped
+    cdef bint _parting               # lingering because it was idle: a request that comes has crossed our end
     cdef bint _closing               # wire.close() was called
     cdef bint _retiring              # the next response is the last
     cdef size_t _lingered

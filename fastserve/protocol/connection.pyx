@@ -24,7 +24,7 @@ from fastserve.protocol.core cimport (
 )
 from fastserve.protocol.request cimport RequestBody
 from fastserve.protocol.service cimport (
-    BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, RETIRE_DEADLINE, WRITE_DEADLINE,
+    BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, PARTING_DEADLINE, RETIRE_DEADLINE, WRITE_DEADLINE,
 )
 from fastserve.protocol.channel cimport Tunnel
 from fastserve.protocol.exchange cimport END_AT, HANDLER_AT, HEAD_AT, Call
@@ -147,6 +147,8 @@ cdef class Connection(Channel):
     cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1:
         self.service.seat.bytes_in += length
         if self._lingering or self._closing:
+            if self._parting and self._lingered == 0:
+                self.service.seat.raced += 1  # RFC 9112 section 9.5: the client has to send it again
             self._lingered += length
             if self._lingered > self.service.limits.linger_bytes_max and self.wire is not None:
                 self.wire.abort()
@@ -698,7 +700,7 @@ cdef class Connection(Channel):
         disarm(&self._read_timer)
         if linger and not self._eof and not self.wire.is_closing() and self.wire.shutdown_write():
             self._lingering = True
-            self.service.timers.arm(&self._read_timer, LINGER_DEADLINE)
+            self.service.timers.arm(&self._read_timer, PARTING_DEADLINE if self._parting else LINGER_DEADLINE)
             return 0
         return self._hang_up()
 
@@ -818,7 +820,7 @@ cdef class Connection(Channel):
                 return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
             self._closing = True
             self.wire.abort()
-        elif queue == LINGER_DEADLINE:
+        elif queue == LINGER_DEADLINE or queue == PARTING_DEADLINE:
             self._hang_up()
         elif queue == BODY_DEADLINE:
             fs_conn_refuse(&self.conn, FS_E_BODY_TIMEOUT)
@@ -829,8 +831,12 @@ cdef class Connection(Channel):
         elif fs_conn_head_begun(&self.conn):
             fs_conn_refuse(&self.conn, FS_E_HEAD_TIMEOUT)
             self._answer_fault()
+        elif self.wire.has_input():
+            # The deadline was seen first, for the loop was held up. It is not idle, or it is gone: reading comes next.
+            self.service.timers.arm(&self._read_timer, queue)
         else:
-            self._close(False)
+            self._parting = True
+            self._close(True)
         return 0
 
 

@@ -103,8 +103,8 @@ cdef extern from *:
       return fd;
     }
 
-    static int fs_waiting(int listener) { /* is there a connection to accept? */
-      struct pollfd one = {listener, POLLIN, 0};
+    static int fs_waiting(int fd) { /* is there a connection to accept, or something to read? */
+      struct pollfd one = {fd, POLLIN, 0};
       return poll(&one, 1, 0) > 0;
     }
 
@@ -154,7 +154,7 @@ cdef extern from *:
     int epoll_wait(int set, epoll_event *events, int count, int timeout)
     int fs_epoll(int set, int how, int fd, uint32_t events, void *target)
     int fs_accept(int listener, fs_peer *peer)
-    bint fs_waiting(int listener)
+    bint fs_waiting(int fd) noexcept
     void fs_local_of(int fd, fs_peer *local)
     const char *fs_peer_text(const fs_peer *peer, char *text, size_t size)
     int fs_socket_error(int fd)
@@ -831,6 +831,9 @@ cdef class SocketWire(Wire):
 
     cdef bint is_closing(self):
         return self._closing or self.fd < 0
+
+    cdef bint has_input(self) noexcept:
+        return self.fd >= 0 and fs_waiting(self.fd)
 
     cdef size_t unsent(self) except? 0:
         return self._unsent

@@ -20,6 +20,7 @@ cdef enum Deadline:
     PING_DEADLINE      # of WebSockets: when to ask,
     PONG_DEADLINE      # how long the answer may take,
     CLOSE_DEADLINE     # and the answer to our close
+    PARTING_DEADLINE   # after the end of an idle connection, for what crosses it
     RETIRE_DEADLINE    # added when its duration is known: the last one
 
 

@@ -38,6 +38,9 @@ cdef extern from *:
     int64_t fs_wall_seconds() nogil
 
 
+cdef double PARTING_SECONDS = 1.0   # in which a request that crosses the end of its idle connection is counted
+
+
 cdef class Service(Host):
     """What serves on one event loop.
 
@@ -65,6 +68,7 @@ cdef class Service(Host):
         self.timers.add_queue(self.limits.ping_interval)
         self.timers.add_queue(self.limits.ping_timeout)
         self.timers.add_queue(self.limits.close_timeout)
+        self.timers.add_queue(min(self.limits.linger_timeout, PARTING_SECONDS))
         self.hangups = HangupWatch(loop)
         self.board = board
         if board is None:

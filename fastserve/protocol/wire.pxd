@@ -41,6 +41,7 @@ cdef class Wire(Polled):
     cdef int abort(self) except -1                         # drop what is buffered
     cdef int reset(self) except -1                         # so that the peer cannot take what it has for whole: RST
     cdef bint is_closing(self)
+    cdef bint has_input(self) noexcept                     # does something wait to be read? Of transports it is not known: no
     cdef size_t unsent(self) except? 0                     # bytes handed over and not yet taken by the kernel
     cdef object info(self, str name)                       # get_extra_info
     cdef int fileno(self) except -2                        # for HangupWatch; -1 if it is not needed

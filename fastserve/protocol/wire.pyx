@@ -94,6 +94,9 @@ cdef class Wire(Polled):
     cdef bint is_closing(self):
         return False
 
+    cdef bint has_input(self) noexcept:
+        return False
+
     cdef size_t unsent(self) except? 0:
         return 0
 

@@ -244,6 +244,13 @@ FAMILIES: tuple[Family, ...] = (
         WORKER,
         _counted(lambda each: each.cut),
     ),
+    Family(
+        "fastserve_connections_raced",
+        "counter",
+        "Idle connections that the server ended while a request was on its way (RFC 9112 section 9.5).",
+        WORKER,
+        _counted(lambda each: each.raced),
+    ),
     Family("fastserve_workers", "gauge", "Worker processes, by state.", ("state",), _workers),
     Family(
         "fastserve_workers_wanted",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from process.load import Load, percentile
-from process.running import HERE, Background, Running, alive, get, until
+from process.running import HERE, Background, Running, alive, get, get_unix, until
 
 APP = ("apps:app", "--app-dir", str(HERE), "--port", "0", "--no-access-log")
 TIMES = int(os.environ.get("FASTSERVE_TIMES", "1"))
@@ -361,3 +361,39 @@ def test_of_two_servers_started_at_the_same_instant_exactly_one_runs(tmp_path: P
             ]
             assert runs.ready().get() == "hello"
             assert runs.stop() == 0
+
+
+def test_request_that_crosses_the_end_of_its_idle_connection_is_counted(tmp_path: Path) -> None:
+    """RFC 9112 section 9.5: the client has to send it again, and the operator can see how often."""
+    admin = tmp_path / "admin"
+    more = ("--timeout-retire-idle", "0.3", "--admin", f"unix:{admin}")
+    with Running(*APP, *more, cwd=tmp_path) as server:
+        server.ready()
+        until(admin.exists, "the admin address")
+        for served in (False, True):
+            with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+                if served:
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    client.recv(4096)
+                server.signal(signal.SIGHUP)
+                reloaded(server, 1 + served)
+                assert client.recv(1) == b""  # silent for too long; now think of this request as on its way already
+                client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                count = f'fastserve_connections_raced_total{{worker="1"}} {1 + served}'
+                until(lambda count=count: count in get_unix(admin, "/metrics").decode(), count)
+        assert server.stop() == 0
+
+
+def test_request_that_came_while_the_loop_was_blocked_is_no_idle_connection(tmp_path: Path) -> None:
+    """Its deadline has passed when the loop turns again, and uvloop looks at the clock first."""
+    with Running(*APP, "--timeout-keep-alive", "0.5", cwd=tmp_path) as server:
+        server.ready()
+        with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.recv(4096).endswith(b"hello")
+            blocked = Background(server.port, "/block/1.5")
+            server.wait_for("block begins")
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.recv(4096).endswith(b"hello")
+            assert blocked.result() == "blocked"
+        assert server.stop() == 0
