@@ -6,6 +6,7 @@ Queues. Each slot has an accept queue of its own, so a client whom the kernel ga
 would wait for that worker. All workers hold all listeners; when a queue is not taken it is lent to two siblings, those
 with the fewest connections whose loops turn, and taken back a second after the owner is at hand again. Two, not all: one
 connection would wake every worker of a large machine. A slot without a worker is lent for as long as it has none.
+A listener that all slots share is in the queue of the first one.
 A queue "is not taken" if something waited at two looks in a row and its owner accepted nothing between them; or at the
 first look if the owner does not answer. We look every 50 ms, and 10 ms after something was seen waiting.
 
@@ -123,7 +124,9 @@ class Queues:
     def _follow(self) -> None:
         """Slots that listen by now. There may be more than have workers: a removed one listens on."""
         while len(self._queues) < self._listeners.listening:
-            queue = Queue(self._listeners.slot(len(self._queues)))
+            first = self._listeners.slot(0) if self._queues else []
+            row = self._listeners.slot(len(self._queues))
+            queue = Queue([listener for listener in row if not any(listener is other for other in first)])
             self._queues.append(queue)
             for listener in queue.sockets:
                 self._poll.register(listener, select.POLLIN)

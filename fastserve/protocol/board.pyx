@@ -47,7 +47,7 @@ cdef extern from *:
 cdef enum:
     PAGE = 4096
     LOOKS = 10000       # until a reader gives up waiting for the supervisor to finish two additions
-    SLOW_NS = 5000000   # a loop that has not answered for this long, or is in one callback for this long, is not at hand
+    SLOW_NS = 15000000  # a loop that has not answered for this long, or is in one callback for this long, is not at hand
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Upper bounds of the latency buckets, seconds: those that OpenTelemetry advises for http.server.request.duration."""
@@ -382,7 +382,7 @@ cdef class SeatView:
 
     @property
     def responsive(self):
-        """READY, and its loop at hand: it answers within 5 ms and is not longer than that in one callback."""
+        """READY, and its loop at hand: it answers within 15 ms and is not longer than that in one callback."""
         return self.board.responsive(self.seat, time.monotonic_ns())
 
     @property

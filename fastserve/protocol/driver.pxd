@@ -63,6 +63,7 @@ cdef class Driver:
     cdef int _exhausted(self, int error) except -1
     cdef int woken(self) except -1
     cdef int _reconcile(self) except -1
+    cdef bint _own(self, Listener listener) noexcept
 
 
 cdef class Listener(Polled):

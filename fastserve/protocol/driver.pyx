@@ -14,6 +14,7 @@ blocks takes nobody with it. Two things move a connection to a sibling, and both
 dying worker cannot lose it:
  * Balance: a worker that has more connections than the emptiest sibling asks that one to take the next (Board.want).
  * Help: the supervisor sees a queue that nobody empties and lends the listener to siblings (Board.adopt).
+A listener that all slots share (Unix, inherited) is watched by the workers of two slots; the others get theirs by balance.
 Our own listeners are edge-triggered, or a connection that is left to a sibling would be told to us for ever. Lent ones
 are level-triggered.
 """
@@ -60,7 +61,6 @@ cdef extern from *:
     struct epoll_event { uint32_t events; epoll_data_t data; };
     enum { EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16, EPOLLRDHUP = 0x2000 };
     #define EPOLLET 0x80000000u
-    #define EPOLLEXCLUSIVE 0x10000000u
     enum { EPOLL_CTL_ADD = 1, EPOLL_CTL_DEL = 2, EPOLL_CTL_MOD = 3 };
     static inline int epoll_create1(int flags) { (void)flags; return -1; }
     static inline int epoll_ctl(int a, int b, int c, struct epoll_event *e) { (void)a; (void)b; (void)c; (void)e; return -1; }
@@ -147,7 +147,7 @@ cdef extern from *:
         void *iov_base
         size_t iov_len
     const bint FS_HAVE_EPOLL
-    const uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLLEXCLUSIVE
+    const uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET
     const int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
     const int MSG_NOSIGNAL, SHUT_WR
     int epoll_create1(int flags)
@@ -180,13 +180,14 @@ cdef enum:
     BUFFER_SIZE = 65536
     OWN_MAX = 262144          # body bytes read into an object of their own at once
     READS_MAX = 4             # full buffers read of one connection before others get their turn
+    WATCHERS = 2              # slots whose workers watch a listener that is shared by all
     ACCEPTS_MAX = 16          # connections taken before those that we have get their turn
     WRITE_HIGH = 65536        # unsent bytes at which the stream is told that its peer does not keep up
     WRITE_LOW = 16384
     PIECES_MAX = 64           # of one writev
     FILE_TURN = 2097152       # bytes of files sent to one peer before others get their turn
 
-cdef double CHECK_SECONDS = 0.01   # that a sibling has to take what was left to it
+cdef double CHECK_SECONDS = 0.03   # that a sibling has to take what was left to it: on a busy machine it is not awake at once
 cdef double PAUSE_SECONDS = 0.1    # without accepting, when there are no descriptors left
 
 
@@ -348,10 +349,15 @@ cdef class Driver:
             return
         for own in self._by_slot[self.slot]:
             listener = own
-            if not listener.watched:
+            if not listener.watched and self._own(listener):
                 listener.watched = True
-                self.watch(listener.fd, listener, EPOLLIN | EPOLLET | (EPOLLEXCLUSIVE if listener.shared else 0), False)
+                self.watch(listener.fd, listener, EPOLLIN | EPOLLET, False)
         self._reconcile()
+
+    cdef bint _own(self, Listener listener) noexcept:
+        # Do we accept from it by right? A shared one wakes everybody who watches it (EPOLLEXCLUSIVE does nothing in a set that
+        # is nested in another), so two do, and balance gives the others their share.
+        return self.slot < WATCHERS if listener.shared else listener.slot == self.slot
 
     def unlisten(self):
         """Stop accepting. The listeners stay open: what waits there is somebody else's to take."""
@@ -497,19 +503,17 @@ cdef class Driver:
         return 0
 
     cdef int _reconcile(self) except -1:
-        # The listeners that are lent to us are in the set, others are not. A shared one is everybody's own already: to lend it
-        # changes nothing, and to take it back must not take it from us.
+        # The listeners that are lent to us are in the set, others are not. To lend us what is our own changes nothing, and to
+        # take it back must not take it from us.
         cdef Listener listener
         cdef bint lent
         if self.seat == NULL or not self._accepting or self._pause is not None:
             return 0
         for index in range(len(self._by_slot)):
-            if index == self.slot:
-                continue
             lent = bit(self.seat.adopted, index)
             for known in self._by_slot[index]:
                 listener = known
-                if not listener.shared and lent != listener.adopted:
+                if listener.slot == index and lent != listener.adopted and not self._own(listener):
                     listener.adopted = listener.watched = lent
                     if lent:
                         self.watch(listener.fd, listener, EPOLLIN, False)

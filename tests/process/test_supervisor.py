@@ -75,6 +75,60 @@ def test_lending_a_shared_listener_changes_nothing_for_who_has_it(tmp_path: Path
         assert "could not be served" not in server.err
 
 
+def wakes(pids: list[int]) -> int:
+    """Times that these processes have gone to sleep so far."""
+    texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
+
+
+def test_a_connection_to_a_shared_listener_does_not_wake_all_workers(tmp_path: Path) -> None:
+    """Two watch it, whatever their number; a third may be asked to take what comes. All get their share."""
+    path = tmp_path / "s"
+    with Running(*APP, "--uds", str(path), "-w", "8", cwd=tmp_path) as server:
+        server.ready()
+        time.sleep(1.5)
+        before, began = wakes(server.workers), time.monotonic()
+        for _ in range(100):
+            get_unix(path)
+        idle = 8 * (time.monotonic() - began + 1)  # each is pinged every second
+        assert wakes(server.workers) - before - idle < 100 * 4
+        with contextlib.ExitStack() as stack:
+            found = set()
+            for _ in range(48):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.connect(str(path))
+                client.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
+                found.add(int(client.recv(4096).rpartition(b"\r\n\r\n")[2]))
+        assert found == set(server.workers)
+        assert server.stop() == 0
+
+
+def test_watchers_of_a_shared_listener_that_cannot_take_are_helped_out(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with Running(*APP, "--uds", str(path), "-w", "4", cwd=tmp_path) as server:
+        server.ready()
+        for pid in server.workers[:2]:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(20):
+                began = time.monotonic()
+                assert int(get_unix(path, "/pid").rpartition(b"\r\n\r\n")[2]) in server.workers[2:]
+                assert time.monotonic() - began < 2  # some 60 ms on a quiet machine, and only the first of them
+        finally:
+            for pid in server.workers[:2]:
+                os.kill(pid, signal.SIGCONT)
+        time.sleep(1.5)  # what was lent is taken back
+        with contextlib.ExitStack() as stack:
+            found = set()
+            for _ in range(24):
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.connect(str(path))
+                client.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
+                found.add(int(client.recv(4096).rpartition(b"\r\n\r\n")[2]))
+        assert found == set(server.workers)
+        assert server.stop() == 0
+
+
 def test_second_server_is_refused(tmp_path: Path) -> None:
     with Running(*TWO, cwd=tmp_path) as server:
         server.ready()

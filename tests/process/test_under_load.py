@@ -18,6 +18,8 @@ import pytest
 from process.load import Load, percentile
 from process.running import HERE, Background, Running, alive, get, get_unix, until
 
+from fastserve.process.watch import rss_bytes
+
 APP = ("apps:app", "--app-dir", str(HERE), "--port", "0", "--no-access-log")
 TIMES = int(os.environ.get("FASTSERVE_TIMES", "1"))
 often = pytest.mark.parametrize("time_", range(TIMES))
@@ -324,24 +326,29 @@ def test_keep_alive_client_that_is_idle_gets_one_more_answer(tmp_path: Path) -> 
 
 def test_connections_are_spread_evenly(tmp_path: Path) -> None:
     """32 keep-alive connections, one after the other, over 4 workers, 20 times: none has more than 12 or fewer than 4. The
-    kernel's hash alone fails every few tries."""
-    shares = []
+    kernel's hash alone fails every few tries. A worker that the machine leaves waiting for a processor is not at hand, and
+    is given less on purpose: such tries, in which an answer took 25 ms, are told apart."""
+    shares, disturbed = [], []
     with Running(*APP, "-w", "4", cwd=tmp_path) as server:
         server.ready()
-        for _ in range(20):
-            clients, found = [], Counter[bytes]()
+        deadline = time.monotonic() + 60
+        while len(shares) < 20 and time.monotonic() < deadline:
+            clients, found, worst = [], Counter[bytes](), 0.0
             try:
                 for _ in range(32):
+                    began = time.monotonic()
                     client = socket.create_connection(("127.0.0.1", server.port), 10)
                     clients.append(client)
                     client.sendall(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
                     found[client.recv(4096).rpartition(b"\r\n\r\n")[2]] += 1
+                    worst = max(worst, time.monotonic() - began)
             finally:
                 for client in clients:
                     client.close()
-            shares.append(sorted(found.values()))
+            (shares if worst < 0.025 else disturbed).append(sorted(found.values()))
             time.sleep(0.1)  # the server has seen that they are gone
-        print(f"\n| 32 connections over 4 workers, 20 times | {shares} |")
+        print(f"\n| 32 connections over 4 workers | {shares} | disturbed {disturbed} |")
+        assert len(shares) >= 5, "the machine is too busy to tell"
         assert all(len(share) == 4 and share[0] >= 4 and share[-1] <= 12 for share in shares), shares
         assert server.stop() == 0
 
@@ -397,3 +404,34 @@ def test_request_that_came_while_the_loop_was_blocked_is_no_idle_connection(tmp_
             assert client.recv(4096).endswith(b"hello")
             assert blocked.result() == "blocked"
         assert server.stop() == 0
+
+
+def test_soak(tmp_path: Path) -> None:
+    """Memory and descriptors stay flat: in the nightly run for five minutes, less than 0.5 MiB per minute."""
+    seconds = 300.0 if TIMES > 1 else 5.0
+    with Running(*APP, cwd=tmp_path) as server:
+        server.ready()
+        (worker,) = server.workers
+
+        def figures() -> tuple[float, int]:
+            return rss_bytes(worker) / 2**20, len(list(Path(f"/proc/{worker}/fd").iterdir()))
+
+        with Load(server.port, pause=0.02):
+            time.sleep(3.0)  # it has grown to what it needs
+        until(lambda: server_idle(server), "all connections are gone")
+        size, descriptors = figures()
+        with Load(server.port, pause=0.02) as load:
+            time.sleep(seconds)
+        until(lambda: figures()[1] <= descriptors, "no descriptor is left over")
+        grown = figures()[0] - size
+        row(f"soak of {seconds:.0f} s: {grown:+.2f} MiB, {figures()[1] - descriptors:+d} descriptors", load)
+        load.whole()
+        assert grown < max(0.5 * seconds / 60, 1.0)
+        assert server.stop() == 0
+
+
+def server_idle(server: Running) -> bool:
+    """No client's connection is open (/proc/net/tcp, state 01)."""
+    port = f":{server.port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return not any(line[1].endswith(port) and line[3] == "01" for line in lines)

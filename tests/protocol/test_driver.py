@@ -187,7 +187,7 @@ def test_what_a_blocked_worker_does_can_be_seen(workers: Any, raw: Any) -> None:
     assert text == "GET /block/0.5?secret"
     assert [found for found, _ in group.board[0].requests()] == [text] and group.board[0].active == 1
     group.board.ping(0)
-    assert not group.board[0].responsive
+    until(lambda: not group.board[0].responsive, "it has been busy for too long to be at hand")
     assert client.response()[0] == 200
     until(lambda: group.board[0].doing() is None and group.board[0].answers, "it is idle")
     assert group.board[0].requests() == [] and group.board[0].active == 0
