@@ -35,6 +35,7 @@ MODULES = [
     "interfaces.asgi_event",
     "interfaces.asgi_websocket",
     "interfaces.asgi",
+    "interfaces.relay",
     "interfaces.native",
     "interfaces.wsgi",
     "interfaces.bridge",

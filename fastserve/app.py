@@ -17,7 +17,7 @@ from fastserve.errors import ConfigError
 from fastserve.protocol.request import Namespace, Request
 from fastserve.protocol.response import Response
 from fastserve.routing import Router, describe
-from fastserve.types import Receive, Scope, Send
+from fastserve.types import Receive, Scope, Send, WSGIApp
 
 __all__ = ["App"]
 
@@ -46,7 +46,7 @@ class App(Router):
         self._middleware: list[Callable[..., Any]] = []
         self._before: list[Callable[..., Any]] = []
         self._after: list[Callable[..., Any]] = []
-        self._mounts: list[tuple[str, Any]] = []
+        self._mounts: list[tuple[str, Any, str]] = []  # path, application, interface
         self._bridge: Any = None  # made when an ASGI server calls
         self._exception_handlers: dict[int | type[Exception], Callable[..., Any]] = {}
         # the compiled forms of this app that serve at the moment: marked stale when something is added
@@ -82,6 +82,18 @@ class App(Router):
         `state` is what this App's lifespan yielded. Its own lifespan is not run. Of several mounts the longest takes
         it. Source: starlette.applications.Starlette.mount.
         """
+        self._mount(path, app, "asgi")
+
+    def mount_wsgi(self, path: str, app: WSGIApp) -> None:
+        """The same for a WSGI application: Flask, Django, anything of PEP 3333.
+
+        It runs in threads of its own, as many as `--threads` says, and is called with `path` as SCRIPT_NAME (behind
+        `--root-path`) and the rest as PATH_INFO. Middleware and hooks of this App surround it. Source:
+        a2wsgi.WSGIMiddleware, fastapi.middleware.wsgi, with the server's own WSGI in their place.
+        """
+        self._mount(path, app, "wsgi")
+
+    def _mount(self, path: str, app: Any, interface: str) -> None:
         path = path.removesuffix("/")
         if path and not path.startswith("/"):
             raise ConfigError(f"a mount begins with '/', {path!r} does not", exit_code=3)
@@ -91,9 +103,9 @@ class App(Router):
             raise ConfigError(f"mount {path!r}: {app!r} is not callable", exit_code=3)
         if app is self:
             raise ConfigError(f"mount {path!r}: an App cannot be mounted in itself", exit_code=3)
-        if any(path == other for other, _ in self._mounts):
+        if any(path == other for other, _, _ in self._mounts):
             raise ConfigError(f"mount {path!r} is registered twice", exit_code=3)
-        self._mounts.append((path, app))
+        self._mounts.append((path, app, interface))
         self._changed()
 
     # --- around the handlers ---

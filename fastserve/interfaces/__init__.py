@@ -106,7 +106,7 @@ def make_handler(
             )
         if threads == 0:
             raise ConfigError("threads must be at least 1: only a WSGI application can run on the event loop instead")
-        return NativeHandler(app, threads=threads, state=state, root_path=root_path)
+        return NativeHandler(app, threads=threads, state=state, root_path=root_path, multiprocess=multiprocess)
     if interface in ("asgi", "asgi2"):
         from fastserve.interfaces.asgi import ASGIHandler
 

@@ -14,12 +14,10 @@ cdef class ASGIHandler(Handler):
     cdef str root_path                # put before every path, as a proxy has cut it off
     cdef bytes raw_root_path
     cdef set running                  # calls that are waiting for something; tasks of mounts behind middleware
-    cdef object mounted               # for a mount: the application as it was given
     cdef list _idle_waiters
     cdef list spare                   # ASGICalls with their blank tasks, ready for another request
 
     # `mounted`: the part of the path that an App above has taken for itself; "" if this is the application.
-    cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1
     cdef dict scope(self, Exchange exchange, str mounted, object state)
 
 

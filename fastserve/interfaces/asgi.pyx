@@ -26,6 +26,7 @@ import stat
 from asyncio import CancelledError
 from collections.abc import Coroutine
 from inspect import isawaitable
+from urllib.parse import quote
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -116,7 +117,7 @@ cdef class ASGIHandler(Handler):
         self.app = app
         self.state = state
         self.root_path = root_path
-        self.raw_root_path = root_path.encode("utf-8")
+        self.raw_root_path = quote(root_path, safe="/%:@!$&'()*+,;=-._~").encode("ascii")
         self.running = set()
         self.spare = []
 

@@ -14,6 +14,8 @@ cimport cython
 from cpython.bytes cimport PyBytes_CheckExact
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from fastserve.protocol.hooks cimport Handler
+
 from fastserve.errors import ClientDisconnected, LocalProtocolError
 
 __all__ = []
@@ -93,6 +95,8 @@ cdef class EventCall(HandlerCall):
         if self.scope is not None:
             line = f"{self.scope.get('method') or 'WebSocket'} {self.scope.get('path')}".encode("unicode_escape").decode("ascii")
         logger.error("%s: %s", line, what, exc_info=error)
+        if error is not None:
+            (<Handler>self.wing).tell_exception(error)
         return 0
 
 

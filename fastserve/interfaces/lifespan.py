@@ -24,8 +24,8 @@ SPEC_VERSION = "2.0"  # of the lifespan specification; `state` belongs to it
 class Lifespan:
     """The lifespan of one application in one process.
 
-    `interface`: as from detect(). `mode`, for ASGI: "auto": an application that does not know the protocol is served
-    without, "on": it does not start, "off": it is not asked. `state`: dict, filled by startup(); the same object all
+    `interface`: as from detect(). `mode`: "off": it is not entered; for ASGI "auto": an application that does not know
+    the protocol is served without, "on": it does not start. `state`: dict, filled by startup(); the same object all
     the time, so a handler may be made with it before. `supported`: False after startup() if an ASGI application has
     none. Source: the ASGI lifespan specification.
     """
@@ -41,12 +41,15 @@ class Lifespan:
 
     async def startup(self) -> None:
         """Enter it. Raises what the application raises; ConfigError if an ASGI application says that it failed."""
+        if self.mode == "off":
+            self.supported = False
+            return
         if self.interface == "native":
             context = self.app.lifespan()
             if context is None:
                 return
             lives = self._live(context)
-        elif self.interface in ("asgi", "asgi2") and self.mode != "off":
+        elif self.interface in ("asgi", "asgi2"):
             lives = self._live_asgi
         else:
             self.supported = False

@@ -27,6 +27,7 @@ from libc.stdint cimport uint8_t
 
 from fastserve.interfaces.asgi cimport ASGIHandler
 from fastserve.interfaces.call cimport HandlerCall
+from fastserve.interfaces.relay cimport RelayExchange, again
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object thing)
@@ -60,6 +61,7 @@ from fastserve.errors import (
 )
 from fastserve.interfaces import detect
 from fastserve.interfaces.asgi import asgi3
+from fastserve.interfaces.relay import relay
 from fastserve.protocol.response import JSONResponse, PlainTextResponse, json_encode
 from fastserve.routing import JSON_MISFITS, MISSING, describe
 
@@ -320,8 +322,10 @@ cdef Refusal NOT_IMPLEMENTED = _refusal(501, None)
 
 @cython.final
 cdef class Mount:
-    # An ASGI application below a prefix. It takes what no route of the App matches.
-    cdef ASGIHandler handler
+    # An application below a prefix. It takes what no route of the App matches.
+    cdef Handler handler
+    cdef ASGIHandler asgi    # the same, if it is one; None: WSGI
+    cdef object app          # as it was given
     cdef str prefix
     cdef list segments       # bytes
     cdef bytes raw           # the prefix as bytes; "" takes everything
@@ -518,8 +522,9 @@ cdef class NativeHandler(Handler):
     """Answers exchanges with an App.
 
     app: the App. threads: size of the pool for plain functions, made when the first of them is called; None means
-    min(32, CPUs + 4), which is concurrent.futures's own default. state: the mapping the lifespan yielded, or None; it
-    may be filled later.
+    min(32, CPUs + 4), which is concurrent.futures's own default; each WSGI application that is mounted has as many of
+    its own. state: the mapping the lifespan yielded, or None; it may be filled later. root_path, multiprocess: for what
+    is mounted.
     """
     cdef object app, state, loop, context
     cdef object _pool
@@ -534,13 +539,15 @@ cdef class NativeHandler(Handler):
     cdef dict _exception_handlers
     cdef list _spare                # NativeCalls with their blank tasks, ready for another request
     cdef list _mounts               # of Mount, the longest prefix first
-    cdef str root_path              # for what is mounted
+    cdef str root_path              # for what is mounted,
+    cdef bint _multiprocess         # and whether other processes serve it too
     cdef object __weakref__
 
-    def __init__(self, app, *, threads=None, state=None, root_path=""):
+    def __init__(self, app, *, threads=None, state=None, root_path="", multiprocess=False):
         self.app = app
         self.state = state
         self.root_path = root_path
+        self._multiprocess = multiprocess
         self._mounts = []
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
@@ -552,6 +559,12 @@ cdef class NativeHandler(Handler):
     def stale(self):
         """The app has changed: compile it again before the next request."""
         self._stale = True
+
+    def watch_exceptions(self, callback):
+        """Also those of mounted applications."""
+        self.on_exception = callback
+        for mount in self._mounts:
+            (<Mount>mount).handler.watch_exceptions(callback)
 
     def run_in(self, loop, context):
         """From now on handlers run on this loop, in copies of this context. For those that call us without a Connection."""
@@ -635,23 +648,38 @@ cdef class NativeHandler(Handler):
         return 0
 
     cdef int _compile_mounts(self) except -1:
-        cdef dict known = {((<Mount>old).prefix, id((<Mount>old).handler.mounted)): old for old in self._mounts}
+        cdef dict known = {((<Mount>old).prefix, id((<Mount>old).app)): old for old in self._mounts}
         cdef list mounts = []
         cdef Mount mount
-        for prefix, app in self.app._mounts:
+        for prefix, app, interface in self.app._mounts:
             mount = known.get((prefix, id(app)))
             if mount is None:
-                interface = detect(app)
-                if interface == "wsgi":
-                    raise ConfigError(
-                        f"mount {prefix!r}: {describe(app)} is no ASGI application", exit_code=3
-                    )
                 mount = Mount.__new__(Mount)
+                mount.app = app
                 mount.prefix = prefix
                 mount.raw = prefix.encode("utf-8")
                 mount.segments = mount.raw.split(b"/")[1:]
-                mount.handler = ASGIHandler(asgi3(app) if interface == "asgi2" else app, root_path=self.root_path)
-                mount.handler.mounted = app
+                speaks = detect(app)
+                if interface == "wsgi":
+                    if speaks == "native" or speaks == "asgi":
+                        raise ConfigError(
+                            f"mount {prefix!r}: {describe(app)} is no WSGI application; this one is given to mount()", exit_code=3
+                        )
+                    from fastserve.interfaces.wsgi import WSGIHandler
+
+                    mount.handler = WSGIHandler(
+                        app, threads=self._threads, root_path=self.root_path, multiprocess=self._multiprocess
+                    )
+                else:
+                    if speaks == "wsgi":
+                        raise ConfigError(
+                            f"mount {prefix!r}: {describe(app)} is no ASGI application; a WSGI one is given to mount_wsgi()",
+                            exit_code=3,
+                        )
+                    mount.handler = mount.asgi = ASGIHandler(
+                        asgi3(app) if speaks == "asgi2" else app, root_path=self.root_path
+                    )
+                mount.handler.watch_exceptions(self.on_exception)
             mounts.append(mount)
         mounts.sort(key=_prefix_length, reverse=True)
         self._mounts = mounts
@@ -699,7 +727,8 @@ cdef class NativeHandler(Handler):
         if type(found) is Refusal and not self._chained and not self._exception_handlers:
             self._give_back(call)
             return _refuse(exchange, <Refusal>found)
-        if type(found) is Mount and (not self._chained or (exchange.head().upgrade and asks_for_websocket(exchange))):
+        if type(found) is Mount and (not self._chained or ((<Mount>found).asgi is not None and exchange.head().upgrade
+                                                           and asks_for_websocket(exchange))):
             # Middleware and hooks are for requests: a WebSocket of a mounted application goes past them, as our own do.
             self._give_back(call)
             return (<Mount>found).handler.answer(exchange, (<Mount>found).prefix, self.context, self.state or None)
@@ -901,6 +930,7 @@ cdef class NativeCall(HandlerCall):
     cdef unsigned status       # of answers that name none
     cdef bint recovering       # an exception handler is at work
     cdef bint over             # answered: what is still to come is only the end of a coroutine
+    cdef object mounted        # MountedResponse of a mount behind middleware: told when all is over
 
     cdef int reset(self) except -1:
         self.endpoint = None
@@ -971,6 +1001,12 @@ cdef class NativeCall(HandlerCall):
         return self.go(coro)
 
     # --- station 6: respond ---
+
+    cdef int _finish(self) except -1:
+        if self.mounted is not None:
+            self.mounted.leave()   # middleware may have answered something else, and nobody has read this answer
+            self.mounted = None
+        return HandlerCall._finish(self)
 
     cdef object returned(self, object value):
         if self.over:
@@ -1097,6 +1133,7 @@ cdef class NativeCall(HandlerCall):
             error = another
         if isinstance(error, NotAnAnswer):
             self.log(str(error), None)
+            self.wing.tell_exception(error)
         else:
             self.log(self._where(), error)
         self._answer_unexpected(error)
@@ -1160,6 +1197,8 @@ cdef class NativeCall(HandlerCall):
                 (<const char *>data + head.target.off)[:head.target.len].decode("ascii", "replace"),
             )
         logger.error("%s: %s", line, what, exc_info=error)
+        if error is not None:
+            self.wing.tell_exception(error)
         return 0
 
 
@@ -1365,28 +1404,35 @@ class MountedResponse:
 
     def __init__(self, request):
         self.request = request
-        self.pieces = None        # of the request body, once asked for
         self.started = None       # (status, headers)
         self.parts = []           # of the body, not yet taken
         self.complete = self.left = False
         self.changed = asyncio.Event()
         self.taken = asyncio.Event()
         self.over = asyncio.Event()
-        self.body_over = False
+        self.reading = self.body_over = False
 
     async def receive(self):
-        if not self.body_over and not self.complete:
-            if self.pieces is None:
-                self.pieces = self.request.stream()
+        # Several may wait here, and be cancelled: frameworks race receive() against their handler.
+        cdef Request request = self.request
+        cdef RequestBody body = request._body
+        while not self.body_over and not self.complete and not self.left:
+            if request._whole_body is not None or body is None:
+                self.body_over = True
+                return {"type": "http.request", "body": request._whole_body or b"", "more_body": False}
+            if not self.reading:
+                if request._streamed:
+                    raise RuntimeError("the request body was consumed by stream()")
+                self.reading = request._streamed = True
             try:
-                piece = await anext(self.pieces, None)
+                data = body.take()
             except RemoteProtocolError:
-                piece = None
-                self.left = True
-            if not self.left:
-                self.body_over = piece is None
-                return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
-            self.body_over = True
+                self.body_over = self.left = True
+                break
+            if data is not None:
+                self.body_over = body.ended and not body._chunks
+                return {"type": "http.request", "body": data, "more_body": not self.body_over}
+            await body.wait()
         if not self.complete and not self.left:
             await self.over.wait()
         return {"type": "http.disconnect"}
@@ -1452,17 +1498,41 @@ class MountedResponse:
             waiting.cancel()
 
 
+class MountedBody:
+    """The body of a mounted application's answer, while it comes."""
+
+    def __init__(self, answer, task):
+        self.answer = answer
+        self.task = task
+
+    def __aiter__(self):
+        return self.answer.body(self.task)
+
+
+async def _relayed(RelayExchange exchange, Mount mount, object send):
+    """What a WSGI application answers, as ASGI events."""
+    mount.handler.answer(exchange, mount.prefix, contextvars.copy_context(), None)
+    exchange.drop_head()
+    if not await relay(exchange, send):
+        raise LocalProtocolError("the response of a mounted application was cut short")
+
+
 async def _call_mounted(NativeCall call, Request request):
     """A mounted application, called so that its answer is a Response. It runs in a task of its own."""
     cdef Mount mount = call.mount
+    cdef ASGIHandler asgi = mount.asgi
     cdef StreamingResponse streamed
     cdef Response whole
     answer = MountedResponse(request)
-    scope = mount.handler.scope(call.exchange, mount.prefix, call.wing.state or None)
-    scope["extensions"] = {}
-    task = asyncio.create_task(mount.handler.app(scope, answer.receive, answer.send))
-    mount.handler.running.add(task)
-    task.add_done_callback(mount.handler.forget)
+    call.mounted = answer
+    if asgi is not None:
+        scope = asgi.scope(call.exchange, mount.prefix, call.wing.state or None)
+        scope["extensions"] = {}
+        task = asyncio.create_task(asgi.app(scope, answer.receive, answer.send))
+        asgi.running.add(task)
+        task.add_done_callback(asgi.forget)
+    else:
+        task = asyncio.create_task(_relayed(again(request, call.exchange.channel, call.loop), mount, answer.send))
     task.add_done_callback(answer.leave_quietly)
     try:
         while not answer.parts and not answer.complete and not task.done():
@@ -1478,7 +1548,7 @@ async def _call_mounted(NativeCall call, Request request):
         whole = Response(answer.parts[0], status)
         whole._raw = headers
         return whole
-    streamed = StreamingResponse(answer.body(task), status)
+    streamed = StreamingResponse(MountedBody(answer, task), status)
     streamed._raw = headers
     return streamed
 

@@ -1,7 +1,8 @@
 """The WSGI wing (PEP 3333): an Exchange, its environ, a thread for the application, its answer.
 
 Room:    floor 2, station 5 (handle) and station 6 (respond).
-Called:  by Connection through the door Handler. Calls the application, in a thread or on the loop; Exchange, RequestBody.
+Called:  by Connection through the door Handler, by native.pyx for mounted applications. Calls the application, in a thread or
+         on the loop; Exchange, RequestBody.
 Rules:   PEP 3333; RFC 3875 section 4.1 (the variables); RFC 9110 sections 7.6.1 (hop-by-hop fields), 8.6, 10.1.1.
 
 Theory of operation. `handle` makes the environ from the offsets of the head, on the loop, while the bytes are there, and
@@ -112,6 +113,7 @@ def _fill_tables():
 _fill_tables()
 
 cdef str REQUEST_METHOD = sys.intern("REQUEST_METHOD")
+cdef str SCRIPT_NAME = sys.intern("SCRIPT_NAME")
 cdef str PATH_INFO = sys.intern("PATH_INFO")
 cdef str QUERY_STRING = sys.intern("QUERY_STRING")
 cdef str RAW_URI = sys.intern("RAW_URI")
@@ -538,21 +540,27 @@ cdef class WSGIHandler(Handler):
     # --- station 5: handle ---
 
     cdef int handle(self, Exchange exchange) except -1:
-        cdef WSGICall call
-        cdef RequestBody body = exchange.body
         cdef fs_request_head *head = exchange.head()
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
             self.context = contextvars.copy_context()   # the transport's, which is the one the server was started in
         if head.method_id == FS_METHOD_CONNECT or head.parts.form == FS_TARGET_AUTHORITY:
             return exchange.fail(501)   # we are no proxy
+        return self.answer(exchange, "", self.context, None)
+
+    cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1:
+        cdef WSGICall call
+        cdef RequestBody body = exchange.body
+        if self.loop is None:
+            self.loop = asyncio.get_running_loop()
         exchange.text_fields = True
         call = WSGICall.__new__(WSGICall)
         call.wing = self
         call.exchange = exchange
+        call.base_context = context
         call.declared = call.length = -1
         call.head_request = exchange.channel.conn.head_request
-        call.environ = self._environ(exchange, head)
+        call.environ = self._environ(exchange, exchange.head(), mounted)
         exchange.call = call
         if body is not None:
             call.input = Input.__new__(Input)
@@ -574,7 +582,7 @@ cdef class WSGIHandler(Handler):
             self.wake_one()
         return 0
 
-    cdef dict _environ(self, Exchange exchange, fs_request_head *head):
+    cdef dict _environ(self, Exchange exchange, fs_request_head *head, str mounted):
         cdef const uint8_t *data = exchange.data
         cdef const uint8_t *target = data + head.target.off
         cdef fs_field *field = exchange.fields
@@ -611,7 +619,13 @@ cdef class WSGIHandler(Handler):
             value = _latin1(<const uint8_t *>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
         elif head.parts.path.len != head.target.len:
             value = _latin1(target + head.parts.path.off, head.parts.path.len)
-        if self.root_path:
+        if mounted:
+            # The App has compared the path, decoded, with just this; its bytes are latin-1 here, as those of the path.
+            if not mounted.isascii():
+                mounted = mounted.encode("utf-8").decode("latin-1")
+            value = (<str>value)[len(mounted):]
+            PyDict_SetItem(environ, SCRIPT_NAME, self.root_path + mounted)
+        elif self.root_path:
             value = self._below_root(<str>value)
         PyDict_SetItem(environ, PATH_INFO, value)
         if head.version_minor == 0:
@@ -780,6 +794,7 @@ cdef class WSGICall(Call):
     """One call of the application; to the application it is start_response (PEP 3333)."""
     cdef WSGIHandler wing
     cdef Exchange exchange        # the loop's alone; None once it is over
+    cdef object base_context      # the application runs in a copy of this contextvars.Context
     cdef RequestBody body         # the loop's alone; None: all of it is in `input`
     cdef dict environ
     cdef Input input
@@ -819,6 +834,7 @@ cdef class WSGICall(Call):
     cdef bint draining            # the loop waits for the peer
     # --- of a call on the loop ---
     cdef object context           # contextvars.Context
+    cdef object spool             # file of what write() was given and the peer did not take; None: nothing
 
     # --- start_response ---
 
@@ -982,7 +998,13 @@ cdef class WSGICall(Call):
             return False   # nobody gets a body: an endless stream would run for nobody
         self.sent += size
         if self.inline:
-            self.exchange.write(data)
+            if self.spool is None and (self.source is not None or self.sent <= WRITTEN_MAX or self.exchange.writable()):
+                self.exchange.write(data)
+            else:
+                # write(), and nobody can wait for the peer here: memory is for what it takes soon, a file for the rest.
+                if self.spool is None:
+                    self.spool = tempfile.TemporaryFile()
+                self.spool.write(data)
         elif size:
             self._put(data, size)
             while self.ahead >= HIGH and not self.gone:
@@ -1056,6 +1078,7 @@ cdef class WSGICall(Call):
             logger.error("%s: %s", self._line(), error)
         else:
             logger.error("%s: %s", self._line(), "the application failed", exc_info=error)
+        self.wing.tell_exception(error)
         return 0
 
     cdef int _close(self) except -1:
@@ -1064,6 +1087,9 @@ cdef class WSGICall(Call):
         cdef object result = self.result
         self.finished = True
         self.result = self.source = None
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
         if result is not None and type(result) is not list and type(result) is not tuple:
             try:
                 close = getattr(result, "close", None)
@@ -1071,6 +1097,7 @@ cdef class WSGICall(Call):
                     close()
             except BaseException as error:
                 logger.error("%s: close() failed", self._line(), exc_info=error)
+                self.wing.tell_exception(error)
         if self.body is not None and not self.input._ended:
             # An application that keeps wsgi.input must not wait for ever, nor take the body for complete.
             if self.input._error is None:
@@ -1084,7 +1111,7 @@ cdef class WSGICall(Call):
 
     cdef int run(self) except -1:
         """From the queue to the end, in the thread that took it."""
-        cdef object context = PyContext_Copy(self.wing.context)
+        cdef object context = PyContext_Copy(self.base_context)
         PyContext_Enter(context)
         try:
             self.wing.begun(self)
@@ -1252,7 +1279,7 @@ cdef class WSGICall(Call):
     # --- on the loop: the application itself ---
 
     cdef int begin_inline(self) except -1:
-        cdef object context = PyContext_Copy(self.wing.context)
+        cdef object context = PyContext_Copy(self.base_context)
         cdef Exchange exchange = self.exchange
         PyContext_Enter(context)
         try:
@@ -1264,6 +1291,8 @@ cdef class WSGICall(Call):
                         self.wing.inline = False
                         logger.warning("the application writes more through write() than a client takes at once, and "
                                        "nothing can wait for it on the event loop: from now on it runs in threads")
+                    if self.spool is not None:
+                        self.spool.seek(0)
                     self.context = context
                     self._turn()
                     return 0
@@ -1290,6 +1319,13 @@ cdef class WSGICall(Call):
                     self.wing.loop.call_soon(self._turn_in_context)
                     return 0
                 steps += 1
+                if self.spool is not None:
+                    data = self.spool.read(BLOCK)   # counted when it was written
+                    if data:
+                        self.exchange.write(data)
+                        continue
+                    self.spool.close()
+                    self.spool = None
                 if self._send_file():
                     self._end()
                     break

@@ -196,7 +196,7 @@ class Config:
         "auto",
         "application",
         "text",
-        "ASGI lifespan: on, off, or auto: if the application knows it",
+        "the application's lifespan: on, off, or auto: if the application knows it",
         choices=("auto", "on", "off"),
     )
     root_path: str = _option(

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
@@ -96,6 +96,9 @@ class Server:
         self._observer: Any = None
         self._lifespan: Any = None
         self._state = "new"  # new, starting, serving, stopping, stopped
+        self.on_exception: Callable[[BaseException], object] | None = None
+        """Called with each exception of the application that is logged with a traceback: for trackers of errors, and
+        tests. In the thread that it came up in; it must be quick. Set it before the server starts."""
 
     # ---------------------------------------------------------------------------------------------- what it is
 
@@ -167,6 +170,7 @@ class Server:
                 root_path=config.root_path,
                 multiprocess=config.workers > 1,
             )
+            self._handler.watch_exceptions(self.on_exception)
             await lifespan.startup()
             if self.interface.startswith("asgi") and not lifespan.supported:
                 self._handler.state = None  # a scope has a state only if there is a lifespan to give it one

@@ -3,9 +3,14 @@ from fastserve.protocol.exchange cimport Exchange
 
 
 cdef class Handler:
+    cdef readonly object on_exception   # see watch_exceptions(); None: nobody
     # Here is an Exchange, answer it: now, or later. Called with the head in place (station 5). Must not raise for faults of
     # the application: it answers them with exchange.fail().
     cdef int handle(self, Exchange exchange) except -1
+    # The same, called by an App that has taken `mounted` off the path for it. `context`: what the calls run in copies of;
+    # `state`: what the App's lifespan yielded, or None.
+    cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1
+    cdef int tell_exception(self, object error) except -1   # what the application raised goes to on_exception
 
 
 cdef class Observer:

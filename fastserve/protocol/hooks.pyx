@@ -3,6 +3,9 @@
 Room:    floor 1's ceiling. The lower floor draws the door, the upper floors implement it.
 Called:  by Connection through the vtable. Implemented by interfaces/ and telemetry/.
 """
+import logging
+
+logger = logging.getLogger("fastserve.error")
 
 
 cdef class Handler:
@@ -10,6 +13,22 @@ cdef class Handler:
 
     cdef int handle(self, Exchange exchange) except -1:
         raise NotImplementedError
+
+    cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1:
+        raise NotImplementedError
+
+    cdef int tell_exception(self, object error) except -1:
+        if self.on_exception is not None:
+            try:
+                self.on_exception(error)
+            except Exception:
+                logger.exception("on_exception failed")
+        return 0
+
+    def watch_exceptions(self, callback):
+        """Call `callback(error)` for each exception that the application did not mean to raise: those that are logged with a
+        traceback. In the thread that it came up in, before the client hears of it. None: nobody."""
+        self.on_exception = callback
 
     async def wait_idle(self):
         """Until the calls are over that have answered and go on (background tasks). Called when the server stops, after the

@@ -21,7 +21,8 @@ cdef class RequestBody:
     cdef bint reading                # somebody has asked for the body (a 100 Continue was due)
     cdef bint _collecting            # the reader wants the whole body: no wake-up, no pause before its end
     cdef BodyListener _listener      # told at the end of collecting
-    cdef object _waiter              # Future of the one reader that waits
+    cdef object _waiter              # Future of the reader that waits,
+    cdef list _others                # and those of others; None: there are none
     cdef object error                # exception for the reader: the peer left or broke a rule
     cdef object exchange             # Exchange or None: told when reading begins and goes on; dropped at the end
     cdef readonly object trailers    # list of (bytes, bytes) once ended

@@ -120,11 +120,18 @@ cdef class RequestBody:
 
     cdef int _wake(self) except -1:
         cdef BodyListener listener
+        cdef list others
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+        if self._others is not None:
+            others = self._others
+            self._others = None
+            for waiter in others:
+                if not waiter.done():
+                    waiter.set_result(None)
         if self._listener is not None:
             listener = self._listener
             self._listener = None
@@ -158,13 +165,17 @@ cdef class RequestBody:
 
     cdef object wait(self):
         self._begin()
-        if self._waiter is not None and not self._waiter.done():
-            raise RuntimeError("the request body is already being read by another task")
         waiter = get_running_loop().create_future()
         if self.ended or self.error is not None or (self._chunks and not self._collecting):
             waiter.set_result(None)
-        else:
+        elif self._waiter is None or self._waiter.done():
             self._waiter = waiter
+        else:
+            # Another task waits: an ASGI framework that listens for the departure while the handler reads. Each is woken, and
+            # the first takes what has come.
+            if self._others is None:
+                self._others = []
+            self._others.append(waiter)
         return waiter
 
     cdef int collect(self, BodyListener listener) except -1:

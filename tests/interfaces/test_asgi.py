@@ -176,6 +176,51 @@ def test_root_path_is_put_before_the_path(raw) -> None:
         Server(sending(), root_path="api/")
 
 
+ROOTED = [b"/x%20y?q=1", b"/", b"/api/x", b"/api", b"/caf%C3%A9/a%2Fb"]
+
+
+def test_root_path_is_uvicorns(raw) -> None:
+    """Whatever comes, `root_path` is put before it: a proxy has cut it off. Asked of uvicorn too."""
+    import uvicorn
+
+    def seen_by(serve: Callable[[Any], Any]) -> list[Any]:
+        scopes: list[Any] = []
+
+        @http_only
+        async def app(scope, receive, send):
+            scopes.append([scope[name] for name in ("root_path", "path", "raw_path", "query_string")])
+            await send(START)
+            await send(BODY)
+
+        with serve(app) as url:
+            for target in ROOTED:
+                assert raw(url).send(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n").response()[0] == 200
+        return scopes
+
+    @contextlib.contextmanager
+    def uvicorns(app: Any) -> Iterator[str]:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, root_path="/api", log_level="critical", ws="none", lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        thread.start()
+        poll(lambda: server.started)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+    ours = seen_by(lambda app: serving(app, root_path="/api"))
+    assert ours == seen_by(uvicorns)
+    assert ours[2] == ["/api", "/api/api/x", b"/api/api/x", b""]
+
+
+def test_a_root_path_that_is_not_ascii(raw) -> None:
+    scope = scope_of(raw, b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", root_path="/caf\xe9 1")
+    assert (scope["path"], scope["raw_path"]) == ("/caf\xe9 1/x", b"/caf%C3%A9%201/x")
+
+
 def test_scopes_of_one_connection_share_nothing_that_changes(raw) -> None:
     seen: list[dict[str, Any]] = []
 
@@ -1355,3 +1400,57 @@ def test_the_same_application_answers_the_same_to_asgirefs_communicator(raw) -> 
         return [real, (await communicator.receive_output(5))["body"]]
 
     assert asyncio.run(drive()) == [b"abc", b"abc"]
+
+
+# ----------------------------------------------------------------------------------------- two that receive at once
+
+
+@pytest.mark.parametrize("chained", [None, False, True], ids=["alone", "mounted", "behind middleware"])
+def test_two_receive_at_once(raw, chained: bool | None) -> None:
+    """As under uvicorn: a framework listens for the departure while its handler reads. Neither call fails, each piece of
+    the body goes to one of them, and one that is cancelled takes nothing away."""
+    got: list[bytes] = []
+    kinds: list[str] = []
+
+    @http_only
+    async def app(scope, receive, send):
+        more = True
+
+        async def read() -> None:
+            nonlocal more
+            while (message := await receive())["type"] == "http.request":
+                got.append(message["body"])
+                more = more and message["more_body"]
+            kinds.append(message["type"])
+
+        given_up = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        readers = [asyncio.create_task(read()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        given_up.cancel()
+        while more:
+            await asyncio.sleep(0.005)
+        await send(START)
+        await send(BODY)
+        await asyncio.gather(*readers)
+
+    outer: Any = app
+    if chained is not None:
+        from fastserve import App
+
+        outer = App()
+        outer.mount("/", app)
+        if chained:
+
+            @outer.middleware
+            async def around(request, call_next):
+                return await call_next(request)
+
+    with serving(outer) as url:
+        conn = raw(url).send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n")
+        for piece in (b"ab", b"cd", b"ef"):
+            time.sleep(0.03)
+            conn.send(piece)
+        assert conn.response()[0] == 200
+        poll(lambda: len(kinds) == 3)
+    assert b"".join(got) == b"abcdef" and set(kinds) == {"http.disconnect"}

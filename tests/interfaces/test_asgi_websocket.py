@@ -560,3 +560,45 @@ def test_mounted(chained: bool) -> None:
         with connect(ws(url) + "/below/x") as client:
             assert client.recv(timeout=10) == "/below /below/x"
         assert httpx.get(url + "/below/x").text == "http"
+
+
+# ------------------------------------------------------------------------------ all of it in the read of the handshake
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("accepts", ["accept first", "answer first"])
+def test_messages_and_close_behind_the_handshake(peer: Any, slow: bool, accepts: str) -> None:
+    """A client that says everything in one segment, and leaves: each message reaches the application, then the end."""
+    seen: list[Any] = []
+    over = threading.Event()
+
+    @wsapp
+    async def app(scope, receive, send):
+        assert await receive() == CONNECT
+        if slow:
+            await asyncio.sleep(0.05)
+        await send(ACCEPT)
+        if slow:
+            await asyncio.sleep(0.05)
+        try:
+            if accepts == "answer first":
+                await send({"type": "websocket.send", "text": "hello"})
+        except OSError:
+            seen.append("gone")
+        while (message := await receive())["type"] == "websocket.receive":
+            seen.append(message.get("text"))
+        seen.append((message["code"], message["reason"]))
+        over.set()
+
+    frame = Peer.frame
+    behind = frame(TEXT, b"one") + frame(TEXT, b"t", first=0) + frame(0, b"wo") + frame(CLOSE, b"\x0f\xa1bye")
+    with serving(app) as url:
+        one = peer(url).open(behind)
+        assert over.wait(20)
+        frames = []
+        while (found := one.next())[0] != CLOSE:
+            frames.append(found)
+        assert found[1][:2] == b"\x0f\xa1"
+    assert [item for item in seen if item != "gone"] == ["one", "two", (4001, "bye")]
+    if not slow:
+        assert len(frames) == (accepts == "answer first")

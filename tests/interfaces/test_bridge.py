@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
-from fastserve import App, HTTPException, Json, Query, Request, State, StreamingResponse
+from fastserve import App, HTTPException, Json, Query, Request, Response, State, StreamingResponse
 from fastserve.testing import live_server
 
 
@@ -480,12 +482,161 @@ def test_mistakes_in_mounting(path: str, app: Any, message: str) -> None:
         mounting(False).mount(path, app)
 
 
-def test_a_wsgi_application_is_not_mounted_as_asgi() -> None:
+def test_each_kind_of_application_has_its_mount() -> None:
     from fastserve.errors import ConfigError
 
     def wsgi(environ, start_response): ...
 
+    for mount, app, hint in ((App.mount, wsgi, "given to mount_wsgi"), (App.mount_wsgi, shows, r"given to mount\(\)")):
+        outer = App()
+        mount(outer, "/w", app)
+        with pytest.raises(ConfigError, match=hint), live_server(outer):
+            raise RuntimeError("it started")
+    with pytest.raises(ConfigError, match="registered twice"):
+        outer.mount("/w", shows)
+
+
+# --------------------------------------------------------------------------------------------------------- mount_wsgi
+
+
+SHOWN = ("SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_METHOD", "RAW_URI", "wsgi.url_scheme", "HTTP_X_FIRST")
+WSGI_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+word: contextvars.ContextVar[str] = contextvars.ContextVar("word", default="none")
+
+
+class WSGIShows:
+    """A WSGI application that shows where it was called, or does what the end of the path says."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.errors: list[type] = []
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        what = environ["PATH_INFO"].rpartition("/")[2]
+        if what == "boom":
+            raise ZeroDivisionError
+        if what == "late":
+            start_response("200 OK", WSGI_TEXT)
+            return self.late()
+        if what == "endless":
+            start_response("200 OK", WSGI_TEXT)
+            return self.endless()
+        if what == "pieces":
+            start_response("203 Fine", [*WSGI_TEXT, ("X-Two", "a"), ("X-Two", "b\xe9")])
+            return (b"%d" % n for n in range(5))
+        if what == "written":
+            start_response("200 OK", WSGI_TEXT)(b"written ")
+            return [b"returned"]
+        if what == "file":
+            start_response("200 OK", WSGI_TEXT)
+            return environ["wsgi.file_wrapper"](open(__file__, "rb"))
+        if what == "thread":
+            start_response("200 OK", WSGI_TEXT)
+            return [f"{threading.current_thread().name.startswith('fastserve-wsgi')} {word.get()}".encode()]
+        data = environ["wsgi.input"].read()
+        start_response("200 OK", WSGI_TEXT)
+        shown = [str(environ.get(name)).encode("latin-1").decode() for name in SHOWN]
+        return [("|".join(shown)).encode(), data]
+
+    def late(self) -> Iterator[bytes]:
+        yield b"half"
+        raise ZeroDivisionError
+
+    def endless(self) -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 1000
+                time.sleep(0.002)
+        finally:
+            self.closed += 1
+
+
+def mounting_wsgi(chained: bool, inner: Any) -> App:
     app = App()
-    app.mount("/w", wsgi)
-    with pytest.raises(ConfigError, match="no ASGI application"), live_server(app):
-        raise RuntimeError("it started")
+    if chained:
+
+        @app.middleware
+        async def around(request: Request, call_next: Any) -> Any:
+            word.set("set in middleware")
+            if request.headers.get("x-read"):
+                await request.body()
+            response = await call_next(request)
+            if request.headers.get("x-instead"):
+                return Response(b"something else")
+            response.headers["x-around"] = "yes"
+            return response
+
+    @app.get("/old/own")
+    async def own() -> str:
+        return "own"
+
+    app.mount_wsgi("/old", inner)
+    app.mount_wsgi("/caf\xe9/", inner)
+    return app
+
+
+@pytest.mark.parametrize("server", ["fastserve", "uvicorn, httptools"])
+@pytest.mark.parametrize("chained", [False, True], ids=["alone", "behind middleware"])
+def test_mount_wsgi(server: str, chained: bool) -> None:
+    inner = WSGIShows()
+    with SERVERS[server](mounting_wsgi(chained, inner)) as url, httpx.Client(base_url=url, timeout=20) as client:
+        for path, status, text in (
+            ("/old/own", 200, "own"),
+            ("/old", 200, "/old|||GET|/old|http|1"),
+            ("/old/", 200, "/old|/||GET|/old/|http|1"),
+            ("/old/a%20b/c%2Fd?q=1", 200, "/old|/a b/c/d|q=1|GET|/old/a%20b/c%2Fd?q=1|http|1"),
+            ("/caf%C3%A9/x%C3%A9", 200, "/caf\xe9|/x\xe9||GET|/caf%C3%A9/x%C3%A9|http|1"),
+            ("/older", 404, "Not Found"),
+            ("/old/pieces", 203, "01234"),
+            ("/old/written", 200, "written returned"),
+            ("/old/thread", 200, "True " + ("set in middleware" if chained else "none")),
+            ("/old/boom", 500, "Internal Server Error"),
+        ):
+            answer = client.get(path, headers={"X-First": "1"})
+            assert (answer.status_code, answer.text) == (status, text), path
+            assert answer.headers.get("x-around") == ("yes" if chained else None), path
+        assert client.get("/old/pieces").headers.get_list("x-two") == ["a", "b\xe9"]
+        assert client.get("/old/file").content == Path(__file__).read_bytes()
+        data = b"x" * 300000
+        for headers in ({}, {"X-Read": "1"}):  # the second time middleware has taken the body before
+            assert client.post("/old/p", content=data, headers=headers).content.endswith(b"|http|None" + data)
+            assert client.post("/old/p", content=iter([b"ab", b"c"]), headers=headers).content.endswith(b"Noneabc")
+        head = client.head("/old/x")
+        assert (head.status_code, head.content) == (200, b"")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/old/late")
+        assert client.get("/old/own").text == "own"
+
+
+@pytest.mark.parametrize("server", ["fastserve", "uvicorn, httptools"])
+@pytest.mark.parametrize("chained", [False, True], ids=["alone", "behind middleware"])
+def test_a_wsgi_stream_whose_client_leaves(server: str, chained: bool) -> None:
+    inner = WSGIShows()
+    with SERVERS[server](mounting_wsgi(chained, inner)) as url:
+        with httpx.Client(base_url=url) as client, client.stream("GET", "/old/endless") as answer:
+            next(answer.iter_raw())
+        poll(lambda: inner.closed)
+
+
+def test_middleware_that_drops_the_answer_of_a_mount_frees_its_thread() -> None:
+    inner = WSGIShows()
+    with live_server(mounting_wsgi(True, inner)) as url:
+        for _ in range(3):
+            assert httpx.get(url + "/old/endless", headers={"X-Instead": "1"}).text == "something else"
+        poll(lambda: inner.closed == 3)
+
+
+def test_a_mounted_flask_and_root_path() -> None:
+    import flask
+
+    site = flask.Flask("old")
+
+    @site.get("/page/<int:n>")
+    def page(n: int) -> str:
+        return f"{n} {flask.url_for('page', n=2)}"
+
+    app = mounting_wsgi(False, WSGIShows())
+    app.mount_wsgi("/flask", site)
+    with live_server(app, root_path="/outer") as url:
+        assert httpx.get(url + "/flask/page/1").text == "1 /outer/flask/page/2"
+        assert httpx.get(url + "/flask/none").status_code == 404

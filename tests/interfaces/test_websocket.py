@@ -984,3 +984,32 @@ def test_churn_leaves_nothing(peer: Callable[..., Peer]) -> None:
         assert len(alive) < 10  # without a collection: no circle is left behind
         gc.collect()
         assert len(gc.get_objects()) - before < 200
+
+
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["at once", "later"])
+@pytest.mark.parametrize("before", [True, False], ids=["before accept", "after accept"])
+def test_messages_and_close_behind_the_handshake(peer: Callable[..., Peer], pause: float, before: bool) -> None:
+    """A client that says everything in one segment: each message reaches the handler, then the end."""
+    seen: list[Any] = []
+    app = App()
+
+    @app.websocket("/")
+    async def handler(ws: WebSocket) -> None:
+        if before:
+            await asyncio.sleep(pause)
+        await ws.accept()
+        if not before:
+            await asyncio.sleep(pause)
+        try:
+            while True:
+                seen.append(await ws.receive())
+        except WebSocketDisconnect as end:
+            seen.append((end.code, end.reason))
+
+    frame = Peer.frame
+    behind = frame(TEXT, b"one") + frame(TEXT, b"t", first=0) + frame(0, b"wo") + frame(CLOSE, b"\x0f\xa1bye")
+    with live_server(app) as url:
+        one = peer(url).open(behind)
+        assert one.next()[1][:2] == b"\x0f\xa1"
+        poll(lambda: len(seen) == 3)
+    assert seen == ["one", "two", (4001, "bye")]

@@ -1351,6 +1351,40 @@ def test_inline_an_application_that_writes_much_is_moved_to_threads(caplog: pyte
     assert names[0] == "fastserve-live-server" and names[1].startswith("fastserve-wsgi-")
 
 
+def test_inline_what_is_written_and_not_taken_is_in_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    """write() cannot wait on the loop: the first call's 48 MiB must not be held in memory, nor get out of order."""
+    peaks: list[int] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        write = start_response(OK, [*TEXT, ("Content-Length", str(768 * 65536 + 4))])
+        tracemalloc.start()
+        for n in range(768):
+            write(n.to_bytes(2, "big") * 32768)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return iter([b"be", b"hind"[:2]])
+
+    with serving(app, threads=0) as address, error_log(caplog), connect(address) as sock:
+        sock.sendall(get())
+        poll(lambda: peaks)
+        body = split(read_all(sock))[2]
+    assert body == b"".join(n.to_bytes(2, "big") * 32768 for n in range(768)) + b"behi"
+    assert peaks[0] < 16 << 20
+
+
+def test_inline_a_failure_behind_much_writing_cuts_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        write = start_response(OK, TEXT)
+        for _ in range(400):
+            write(b"x" * 65536)
+        raise ZeroDivisionError
+
+    with serving(app, threads=0) as address, error_log(caplog) as log:
+        raw = talk(address, get())
+        assert raw.startswith(b"HTTP/1.1 200") and not raw.endswith(b"0\r\n\r\n")
+        assert "ZeroDivisionError" in log.text()  # type: ignore[attr-defined]
+
+
 # ----------------------------------------------------------------------------------------------------------- validator
 
 

@@ -1,0 +1,43 @@
+# RelayExchange: an Exchange whose response is a list of ASGI events.
+#
+# Called by: bridge.pyx, native.pyx. Calls: Exchange.
+from libc.stdint cimport int64_t
+
+from fastserve.protocol.channel cimport Channel
+from fastserve.protocol.core cimport fs_field
+from fastserve.protocol.exchange cimport Exchange
+from fastserve.protocol.request cimport Request
+
+cdef enum:
+    HELD_MAX = 65536   # bytes of a response that wait to be handed on, before the wing has to
+
+
+cdef class RelayChannel(Channel):
+    cdef object loop
+    cdef object scope              # of the server that called us, or
+    cdef Channel origin            # the connection that the request came in at
+    cdef list events               # ASGI messages for `send`
+    cdef size_t held               # bytes of body in them
+    cdef object waiter             # of the coroutine that sends
+    cdef object reader             # of the task that reads, while the body is full
+    cdef list drain_waiters
+    cdef fs_field *fields
+
+    cdef int sent(self) except -1  # all that was held was taken
+
+
+cdef class RelayExchange(Exchange):
+    cdef bint broken               # cut: nobody must end it cleanly
+    cdef bint head_alone           # started, and no body event yet
+    cdef int64_t owed              # bytes of body still due by Content-Length; -1: not declared
+
+    cdef int event(self, object data, bint more) except -1
+
+
+cdef enum:
+    FAILED = 1000   # no answer of the parser: an exception was raised
+
+# Read `head` into the exchange: what fs_request_head_parse says of it.
+cdef int open_head(RelayExchange exchange, RelayChannel channel, bytes head, object loop) except? FAILED
+# Another exchange for a request that is in hand already.
+cdef RelayExchange again(Request request, Channel origin, object loop)
