@@ -51,7 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     "telemetry": {"telemetry", "protocol"},
     "process": {"process", "interfaces", "telemetry", "protocol"},
     "cli": {"process"},
-    "testing": {"process"},
+    "testing": {"testing", "process"},
+    "pytest_plugin": {"testing"},
     "__main__": {"cli"},
     "__init__": {"app", "routing", "protocol", "process"},
 }

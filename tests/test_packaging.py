@@ -17,6 +17,7 @@ import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Sequence
+from configparser import ConfigParser
 from email.message import Message
 from email.parser import Parser
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -127,6 +128,16 @@ def test_the_wheel_has_modules_stubs_and_declarations_only(built: Built) -> None
     } | {module + suffix for module in MODULES}
     assert package == expected
     assert {information + name for name in ("METADATA", "entry_points.txt", "licenses/LICENSE")} <= inside
+
+
+def test_the_wheel_has_its_entry_points(built: Built) -> None:
+    parser = ConfigParser()
+    with zipfile.ZipFile(built.wheel) as archive:
+        parser.read_string(archive.read(f"fastserve_http-{__version__}.dist-info/entry_points.txt").decode())
+    assert {name: dict(parser[name]) for name in parser.sections()} == {
+        "console_scripts": {"fastserve": "fastserve.cli:main"},
+        "pytest11": {"fastserve": "fastserve.pytest_plugin"},
+    }
 
 
 def metadata(built: Built) -> Message:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import fastserve.testing
+import fastserve.testing.live
 from fastserve.process.loops import new_loop
 
 LOOPS = [name for name in ("uvloop", "asyncio") if os.environ.get("FASTSERVE_TEST_LOOP", name) == name]
@@ -23,7 +23,7 @@ def loop_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """The loop of this run; live_server() takes it where a test does not ask for one."""
     chosen: str = request.param
     monkeypatch.setattr(
-        fastserve.testing, "new_loop", lambda name, *more: new_loop(chosen if name == "auto" else name, *more)
+        fastserve.testing.live, "new_loop", lambda name, *more: new_loop(chosen if name == "auto" else name, *more)
     )
     return chosen
 

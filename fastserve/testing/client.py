@@ -1,0 +1,316 @@
+"""client: TestClient, an httpx.Client with a server of its own.
+
+Room: the top. Called by: tests of applications. Calls: live.py (the server), websocket.py, process, httpx.
+The names are those of starlette.testclient.TestClient. Unlike there, requests cross a real connection to the real server:
+what works here works in production, limits and timeouts included.
+
+Theory of operation. The server listens on a free port of 127.0.0.1; `_Transport` sends every request there, whatever its
+URL says, so that Host is "testserver" and cookies are for that. An ASGI application is wrapped: `_Calls` knows by the
+address of the client's socket which call answers it, waits for its end (background tasks) and has its exception. Of a
+native or a WSGI application Server.on_exception tells.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from fastserve.process.config import Config
+from fastserve.process.server import load_application
+from fastserve.testing.live import LiveServer
+from fastserve.testing.websocket import WebSocketSession
+
+__all__ = ["TestClient"]
+
+Self = TypeVar("Self", bound="TestClient")
+
+PATIENCE = 0.2  # seconds between two looks at a thread that is waited for
+CALLS_MAX = 1024  # remembered: one for each connection
+
+
+class TestClient(httpx.Client):
+    """A client for tests of `app`: native, ASGI or WSGI, or its name, "module:attribute".
+
+        client = TestClient(app)
+        assert client.get("/").text == "hello"
+
+        with TestClient(app) as client:     # runs the lifespan
+            with client.websocket_connect("/ws") as websocket:
+                websocket.send_text("hello")
+
+    `raise_server_exceptions`: what the application raises is raised by the request that it was to answer. A request to an
+    ASGI application returns when the application has: background tasks are over. `options` are those of the command line,
+    with underscores. Other arguments are httpx's; there is no timeout unless one is given. Not for several threads at once.
+    """
+
+    __test__ = False  # for pytest, which takes it for a class of tests
+
+    def __init__(
+        self,
+        app: Any,
+        base_url: str = "http://testserver",
+        raise_server_exceptions: bool = True,
+        root_path: str = "",
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        cookies: dict[str, str] | httpx.Cookies | None = None,
+        auth: Any = None,
+        params: Any = None,
+        timeout: Any = None,
+        follow_redirects: bool = True,
+        event_hooks: Mapping[str, list[Callable[..., Any]]] | None = None,
+        default_encoding: str | Callable[[bytes], str] = "utf-8",
+        **options: Any,
+    ) -> None:
+        self._served = _Transport(app, {"root_path": root_path, **options}, raise_server_exceptions)
+        fields = httpx.Headers(headers)
+        fields.setdefault("user-agent", "testclient")
+        super().__init__(
+            transport=self._served,
+            base_url=base_url,
+            headers=fields,
+            cookies=cookies,
+            auth=auth,
+            params=params,
+            timeout=timeout,
+            follow_redirects=follow_redirects,
+            event_hooks=event_hooks,
+            default_encoding=default_encoding,
+            trust_env=False,
+        )
+
+    def __enter__(self: Self) -> Self:
+        """Start a server, and the application's lifespan. What its startup raises is raised."""
+        self._served.stop()  # one without lifespan, if there was a request before
+        self._served.serve(lifespan=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        """End the lifespan and stop the server. What its shutdown raises is raised. The client may be used again."""
+        try:
+            self._served.stop()
+        except BaseException:
+            if error is None:
+                raise
+        if error is None:
+            self._served.calls.raise_any()
+
+    def websocket_connect(
+        self, url: httpx.URL | str, subprotocols: Sequence[str] | None = None, **more: Any
+    ) -> WebSocketSession:
+        """A WebSocket, opened when it is entered; see WebSocketSession. `more`: headers, cookies, params of httpx.
+
+        Raises WebSocketDenialResponse if the application refuses the handshake.
+        """
+        address = httpx.URL(url) if not isinstance(url, httpx.URL) else url
+        if address.scheme in ("ws", "wss"):
+            address = address.copy_with(scheme={"ws": "http", "wss": "https"}[address.scheme])
+        request = self.build_request("GET", address, **more)
+        return WebSocketSession(self._served, request, subprotocols or ())
+
+
+class _Call:
+    """One call of an ASGI application."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+
+
+class _Calls:
+    """Calls of the application by the address of their client, and what it raised."""
+
+    def __init__(self, raises: bool) -> None:
+        self.raises = raises
+        self.of: dict[tuple[str, int], _Call] = {}
+        self.errors: list[BaseException] = []  # without a call to belong to
+        self.alive: Callable[[], bool] = lambda: False
+
+    def wrapped(self, app: Any, interface: str) -> Any:
+        """An ASGI 3 application that remembers its calls here."""
+
+        async def call(scope: Any, receive: Any, send: Any) -> None:
+            entry = None
+            if scope["type"] in ("http", "websocket"):
+                entry = _Call()
+                while len(self.of) >= CALLS_MAX:
+                    del self.of[next(iter(self.of))]
+                self.of[tuple(scope["client"])] = entry
+            try:
+                if interface == "asgi2":
+                    await app(scope)(receive, send)
+                else:
+                    await app(scope, receive, send)
+            except Exception as error:
+                if entry is not None and not _is_departure(error):
+                    entry.error = error
+                raise
+            finally:
+                if entry is not None:
+                    entry.ended.set()
+
+        return call
+
+    def tell(self, error: BaseException) -> None:
+        """Server.on_exception of a native or WSGI application."""
+        self.errors.append(error)
+
+    def over(self, client: tuple[str, int]) -> None:
+        """The answer to this client is here, or never will be. Wait for the call, and raise what it raised."""
+        entry = self.of.get(client)
+        if entry is not None:
+            while not entry.ended.wait(PATIENCE) and self.alive():
+                pass
+            error, entry.error = entry.error, None
+            if error is not None and self.raises:
+                raise error
+        self.raise_any()
+
+    def raise_any(self) -> None:
+        """What anybody raised that nobody has heard of."""
+        for entry in list(self.of.values()):
+            if entry.error is not None:
+                self.errors.append(entry.error)
+                entry.error = None
+        if self.errors:
+            error = self.errors.pop(0)
+            self.errors.clear()
+            if self.raises:
+                raise error
+
+    def forget(self) -> None:
+        self.of.clear()
+
+
+def _is_departure(error: BaseException) -> bool:
+    """Did the client leave, and the application say so? That is no fault of it."""
+    from fastserve.errors import ClientDisconnected
+
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_departure, error.exceptions))
+    while error is not None:
+        if isinstance(error, ClientDisconnected):
+            return True
+        found = error.__cause__ or error.__context__
+        if found is None:
+            return False
+        error = found
+    return False
+
+
+class _Transport(httpx.BaseTransport):
+    """Sends every request to a server of ours, and starts that if there is none."""
+
+    def __init__(self, app: Any, options: dict[str, Any], raises: bool) -> None:
+        self._options = {name: value for name, value in options.items() if not (name == "root_path" and value == "")}
+        for name in ("host", "port", "bind", "uds", "fd", "lifespan"):
+            if name in options:
+                raise TypeError(f"TestClient decides about {name!r} itself")
+        config = Config.embedded(app, {**self._options, "port": 0})
+        self._app, self._interface = load_application(config)
+        self._options.pop("factory", None)
+        self.calls = _Calls(raises)
+        self._live: LiveServer | None = None
+        self._inner: httpx.HTTPTransport | None = None
+        self._finalizer: Any = None
+
+    def serve(self, *, lifespan: bool) -> None:
+        app = self._app
+        options = {**self._options, "lifespan": "auto" if lifespan else "off", "interface": self._interface}
+        if self._interface.startswith("asgi"):
+            app = self.calls.wrapped(app, self._interface)
+            options["interface"] = "asgi3"
+        live = LiveServer(app, options)
+        if not self._interface.startswith("asgi"):
+            live.server.on_exception = self.calls.tell
+        live.start()
+        inner = httpx.HTTPTransport(trust_env=False)
+        self._live, self._inner = live, inner
+        self.calls.alive = lambda: live.alive
+        self._finalizer = weakref.finalize(self, _let_go, live, inner)
+
+    def stop(self) -> None:
+        live, self._live = self._live, None
+        inner, self._inner = self._inner, None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if inner is not None:
+            inner.close()  # or the server would wait for them to say something
+        if live is not None:
+            live.join()
+            self.calls.forget()
+            live.raise_failure()
+
+    def close(self) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the server is; it runs now."""
+        if self._live is None:
+            self.serve(lifespan=False)
+        assert self._live is not None
+        return "127.0.0.1", self._live.server.port
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.scheme != "http":
+            raise httpx.UnsupportedProtocol(f"TestClient speaks http, not {request.url.scheme!r}: {request.url}")
+        host, port = self.address
+        inner = self._inner
+        assert inner is not None
+        moved = httpx.Request(
+            request.method,
+            request.url.copy_with(host=host, port=port),
+            headers=request.headers,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+        try:
+            response = inner.handle_request(moved)
+        except httpx.TransportError:
+            self.calls.raise_any()  # which is why there is no answer
+            raise
+        client = response.extensions["network_stream"].get_extra_info("client_addr")
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=_Stream(response.stream, self.calls, tuple(client[:2])),
+            extensions=response.extensions,
+        )
+
+
+class _Stream(httpx.SyncByteStream):
+    """The body of a response; behind it the application has its say."""
+
+    def __init__(self, inner: httpx.SyncByteStream, calls: _Calls, client: tuple[str, int]) -> None:
+        self._inner = inner
+        self._calls = calls
+        self._client = client
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._inner
+        except httpx.TransportError:
+            self._calls.over(self._client)  # which is why it was cut short
+            raise
+        self._calls.over(self._client)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _let_go(live: LiveServer, inner: httpx.HTTPTransport) -> None:
+    """Of a client that nobody has closed."""
+    inner.close()
+    live.join()
