@@ -77,6 +77,7 @@ class Case:
     keep_alive: bool = True
     expects_json: bool = False  # servers may choose their own white space
     chunks_min: int = 0  # a stream must come in so many chunks at least: gathering it first is not streaming
+    tls: bool = False  # over TLS, with the certificate of tests/data
     websocket: bool = False  # `body` is a message, echoed; the request is the handshake
 
     def request(self, host: str) -> bytes:
@@ -132,6 +133,9 @@ CASES = {
         Case("static", "GET /64k.txt, a file of 64 KB", b"/64k.txt", FILE),
         Case("c1", "GET /, one connection", b"/", HELLO, connections=1),
         Case("c512", "GET /, 512 connections", b"/", HELLO, connections=512),
+        Case("tls", "GET / over TLS, keep-alive", b"/", HELLO, tls=True),
+        Case("tls-10k", "GET /10k over TLS", b"/10k", TEN_KILOBYTES, tls=True),
+        Case("tls-close", "GET / over TLS, a handshake per request", b"/", HELLO, keep_alive=False, tls=True),
         Case(
             "fastapi",
             "GET /items/42?q=shoes, a FastAPI endpoint",

@@ -225,7 +225,7 @@ def _load(plan: Plan, case: Case, running: Running, answer_size: int, seconds: f
     """wrk's load; our client's where wrk cannot make it: a WebSocket, or less than a second (the warm-up)."""
     raw, prepare = case.request(running.host), pinned(plan.cores[1], plan.nice)
     connections = case.connections or plan.connections
-    if case.websocket or (seconds < 1 and case.keep_alive):
+    if case.websocket or (seconds < 1 and case.keep_alive and not case.tls):
         return load.run_client(
             running.port,
             case.message() if case.websocket else raw,

@@ -7,10 +7,12 @@ The settings are each project's documented ones for speed: one worker, uvloop, i
 nothing below warnings logged. benchmarks/README.md says which others were tried.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -40,8 +42,8 @@ class Server:
     """How to start one server. `tool`: its console script, or else its module, both in the running Python's place; with
     `kind` "system" a program on PATH or in /usr/sbin, with "built" one that build.py makes.
 
-    {port}, {folder} (its own, temporary), {www} (files to serve) and {config} are filled in. `cases`: what it can be asked;
-    None for all but those of OWN.
+    {port}, {folder} (its own, temporary), {www} (files to serve), {config}, {cert} and {key} are filled in. `cases`: what
+    it can be asked; None for all but those of OWN.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Server:
             "folder": folder,
             "www": str(Path(folder) / "www"),
             "config": f"{folder}/{self.config}",
+            **CERTIFICATE,
         }
         words = [_fill(argument, values) for argument in self.arguments]
         return [*self.program(), *words, *([self.app] if self.app else [])]
@@ -97,7 +100,7 @@ class Server:
             (www / name).write_bytes(content)
         for path in (folder, www):
             path.chmod(0o755)  # the system's servers read it as another user
-        values = {"port": str(port), "folder": str(folder), "www": str(www)}
+        values = {"port": str(port), "folder": str(folder), "www": str(www), **CERTIFICATE}
         text = (ROOT / "benchmarks" / "peers" / self.config).read_text(encoding="utf-8")
         (folder / self.config).write_text(_fill(text, values), encoding="utf-8")
 
@@ -164,8 +167,13 @@ FILES = {
     "64k.txt": cases.FILE,
 }
 
+CERTIFICATE = {
+    end: str(ROOT / "tests" / "data" / f"localhost.{name}") for end, name in (("cert", "crt"), ("key", "key"))
+}
+
 # Cases that only servers started for them answer.
-OWN = frozenset({"fastapi", "websocket", "static"})
+_TLS = ("tls", "tls-10k", "tls-close")
+OWN = frozenset({"fastapi", "websocket", "static", *_TLS})
 _BASIC = ("plaintext", "pipelined", "browser", "close", "c1", "c512")
 _FILES = (*_BASIC, "10k", "1m", "static")
 _ASGI = (*(name for name in cases.CASES if name not in OWN), "websocket")
@@ -175,6 +183,7 @@ _SHORT = ("plaintext", "pipelined", "json", "browser", "echo-1k", "close", "stre
 _LISTEN = ("--host", HOST, "--port", "{port}", "--log-level", "warning")
 _ALONE = (*_LISTEN, "--no-supervisor")  # one process, as those beside it: what is measured is the process that serves
 _FASTSERVE = (*_ALONE, "--no-access-log")
+_UVICORNS_TLS = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
 _UVICORN = (
     *_LISTEN,
     *("--loop", "uvloop", "--http", "httptools"),
@@ -209,6 +218,9 @@ SERVERS = {
                (*_FASTSERVE, "--interface", "wsgi", "--threads", "0"), _WSGI_APP, False),
         Server("fastserve-fastapi", "fastserve",
                (*_FASTSERVE, "--interface", "asgi"), _FASTAPI_APP, False, cases=("fastapi",)),
+        Server("fastserve-tls", "fastserve", (*_FASTSERVE, *_UVICORNS_TLS), _NATIVE, False, cases=_TLS),
+        Server("fastserve-asgi-tls", "fastserve",
+               (*_FASTSERVE, *_UVICORNS_TLS, "--interface", "asgi"), _ASGI_APP, False, cases=_TLS),
         Server("epoll", "epoll", ("{port}",), kind="built"),
         Server("hyper", "hyper", ("{port}",), kind="built"),
         Server("axum", "axum", ("{port}",), kind="built", cases=_SHORT),
@@ -220,6 +232,11 @@ SERVERS = {
                ("-db", "-f", "{config}"), kind="system", config="haproxy.cfg", cases=("plaintext", "browser", "close")),
         Server("uvicorn", "uvicorn", _UVICORN, _ASGI_APP, cases=_ASGI),
         Server("uvicorn-fastapi", "uvicorn", _UVICORN, _FASTAPI_APP, cases=("fastapi",)),
+        Server("uvicorn-tls", "uvicorn", (*_UVICORN, *_UVICORNS_TLS), _ASGI_APP, cases=_TLS),
+        Server("granian-tls", "granian",
+               (*_GRANIAN, "asgi", "--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}"), _ASGI_APP, cases=_TLS),
+        Server("nginx-tls", "nginx", ("-p", "{folder}", "-c", "{config}"), kind="system", config="nginx-tls.conf",
+               cases=_TLS),
         Server("granian", "granian", (*_GRANIAN, "asgi"), _ASGI_APP, cases=_ASGI),
         Server("granian-fastapi", "granian", (*_GRANIAN, "asgi"), _FASTAPI_APP, cases=("fastapi",)),
         Server("granian-rsgi", "granian", (*_GRANIAN, "rsgi"), _RSGI_APP, cases=_SHORT),
@@ -258,7 +275,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}/"
+        return f"{'https' if self.server.cases == _TLS else 'http'}://{self.host}/"
 
     @property
     def pid(self) -> int:
@@ -297,7 +314,7 @@ class Running:
         try:
             if case.websocket:
                 return ask_websocket(self.port, case.request(self.host), case.message(), case.reply())
-            answers = ask(self.port, case.request(self.host), case.depth, timeout_s)
+            answers = ask(self.port, case.request(self.host), case.depth, timeout_s, case.tls)
         except (OSError, ValueError, EOFError) as error:
             time.sleep(0.2)  # one that is ending says why
             self.must_live()
@@ -382,9 +399,14 @@ def ask_websocket(port: int, handshake: bytes, message: bytes, reply: bytes) -> 
         return len(reply)
 
 
-def ask(port: int, raw: bytes, count: int, timeout_s: float = ANSWER_S) -> list[Answer]:
+def ask(port: int, raw: bytes, count: int, timeout_s: float = ANSWER_S, tls: bool = False) -> list[Answer]:
     """Write `raw` to a new connection and read `count` answers, framed by content-length or chunks of one answer."""
-    with socket.create_connection((HOST, port), timeout=timeout_s) as connection, connection.makefile("rb") as answers:
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((HOST, port), timeout=timeout_s))
+        if tls:
+            context = ssl.create_default_context(cafile=CERTIFICATE["cert"])
+            connection = stack.enter_context(context.wrap_socket(connection, server_hostname="localhost"))
+        answers = stack.enter_context(connection.makefile("rb"))
         connection.sendall(raw)
         return [_read_answer(answers) for _ in range(count)]
 

@@ -313,6 +313,45 @@ class Config:
     )
     dev: bool = _option(False, "development", "flag", "as fastserve dev: reload, and a debugging log")
 
+    ssl_certfile: tuple[str, ...] = _option(
+        (),
+        "tls",
+        "texts",
+        "PEM file of a certificate and its chain; may be repeated, the client's server name chooses",
+        "--certfile",
+        "--ssl-certificate",
+        metavar="FILE",
+    )
+    ssl_keyfile: tuple[str, ...] = _option(
+        (), "tls", "texts", "PEM file of its key (default: in the same file); as often", "--keyfile", metavar="FILE"
+    )
+    ssl_keyfile_password: str | None = _option(
+        None, "tls", "text", "password of the keys", metavar="PASSWORD", secret=True
+    )
+    ssl_protocol_min: str = _option("tls1.2", "tls", "text", "oldest version of TLS", choices=("tls1.2", "tls1.3"))
+    ssl_version: int = _option(
+        17, "tls", "whole", "uvicorn's number: 17 and 2 negotiate, 5 is TLS 1.2 alone", metavar="N"
+    )
+    ssl_cert_reqs: str = _option(
+        "none",
+        "tls",
+        "text",
+        "client certificates; 0, 1, 2 mean the same",
+        "--cert-reqs",
+        choices=("none", "optional", "required", "0", "1", "2"),
+    )
+    ssl_ca_certs: str | None = _option(
+        None,
+        "tls",
+        "text",
+        "PEM file of the authorities that client certificates are from",
+        "--ca-certs",
+        metavar="FILE",
+    )
+    ssl_ciphers: str | None = _option(
+        None, "tls", "text", "OpenSSL's list of ciphers for TLS 1.2 (default: Python's)", "--ciphers", metavar="LIST"
+    )
+
     log_level: str = _option(
         "info",
         "output",
@@ -363,6 +402,7 @@ class Config:
         separator="\n",
     )
 
+    timeout_tls_handshake: float = _option(10.0, "timeouts", "seconds", "for a TLS handshake; 0: no limit", metavar="S")
     timeout_header: float = _option(
         15.0, "timeouts", "seconds", "for a whole request head, also for a client that says nothing", metavar="S"
     )
@@ -443,6 +483,10 @@ class Config:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
+        if isinstance(self.ssl_cert_reqs, int):  # uvicorn's: a number of the module ssl
+            set_(self, "ssl_cert_reqs", str(int(self.ssl_cert_reqs)))
+        if isinstance(self.ssl_version, int):
+            set_(self, "ssl_version", int(self.ssl_version))
         for name, option in OPTIONS.items():
             value = getattr(self, name)
             if option.kind == "texts" and isinstance(value, Iterable):
@@ -474,6 +518,7 @@ class Config:
             set_(self, "workers_note", "reload serves with one")
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise ConfigError(f"root-path begins with '/' and does not end with it, {self.root_path!r} does not fit")
+        self._check_tls()
         for text in self.admin:
             parse_bind(text, "admin")
         if self.admin and self.reload:
@@ -481,6 +526,32 @@ class Config:
         if self.supervisor is False and (why := self._needs_supervisor):
             raise ConfigError(f"no-supervisor: one process cannot do what {why} asks for")
         set_(self, "addresses", self._addresses())
+
+    def _check_tls(self) -> None:
+        if not self.ssl_certfile:
+            for name in ("ssl_keyfile", "ssl_ca_certs"):
+                if getattr(self, name):
+                    raise ConfigError(f"{name.replace('_', '-')} needs ssl-certfile")
+        elif self.ssl_keyfile and len(self.ssl_keyfile) != len(self.ssl_certfile):
+            raise ConfigError(
+                f"ssl-keyfile is given {len(self.ssl_keyfile)} times, ssl-certfile {len(self.ssl_certfile)} times"
+            )
+        if self.ssl_cert_reqs not in ("none", "0") and self.ssl_ca_certs is None:
+            raise ConfigError("ssl-cert-reqs needs ssl-ca-certs: whose client certificates are good?")
+        if self.ssl_version not in (2, 5, 17):
+            raise ConfigError(f"ssl-version must be 17, 2 or 5, not {self.ssl_version}; see ssl-protocol-min")
+        if self.ssl_version == 5 and self.ssl_protocol_min != "tls1.2":
+            raise ConfigError("ssl-version 5 is TLS 1.2, and ssl-protocol-min is above it")
+
+    @property
+    def tls(self) -> bool:
+        """Is it https?"""
+        return bool(self.ssl_certfile)
+
+    def url_of(self, address: Address, *, local: bool = False) -> str:
+        """Where that is; `local`: for a client on this machine."""
+        url = address.local_url if local else address.url
+        return "https" + url.removeprefix("http") if self.tls and url.startswith("http:") else url
 
     def _addresses(self) -> tuple[Address, ...]:
         found: list[Address] = []

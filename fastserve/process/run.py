@@ -28,6 +28,7 @@ from fastserve.process.privileges import Identity, warn_root
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 from fastserve.process.supervisor import Supervisor
+from fastserve.process.tls import Certificates
 from fastserve.process.worker import run_alone
 
 __all__ = ["check", "run", "serve"]
@@ -131,7 +132,7 @@ def announce(config: Config, addresses: Sequence[Address], interface: str, pids:
         f"{paint('1', 'fastserve')} {__version__}, {python}, {describe(config.loop)}",
         f"  application  {name} ({interface})",
         f"  workers      {workers}, pid {os.getpid()}{why}",
-        *(f"  listening    {paint('36', address.url)}{listening}" for address in addresses),
+        *(f"  listening    {paint('36', config.url_of(address))}{listening}" for address in addresses),
         *([f"  reload       {note}"] if note else []),
         f"  {paint('32', 'ready')}        stop with Ctrl-C",
     ]
@@ -148,9 +149,11 @@ def check(config: Config) -> str:
         load_factory(config.loop, config.app_dir)
     Hooks.of(config)
     PidFile(config.pid).check()
+    if config.tls:
+        Certificates(config)
     app, interface = load_application(config)
     make_handler(app, interface, threads=config.threads).close()
     name = config.app if isinstance(config.app, str) else type(config.app).__name__
     workers = f"{config.workers} worker" + ("s" if config.workers != 1 else "")
-    where = [f"fd://{one}" for one in config.descriptors] or [address.url for address in config.addresses]
+    where = [f"fd://{one}" for one in config.descriptors] or list(map(config.url_of, config.addresses))
     return f"{name} ({interface}), {workers}, {' '.join(where)}"

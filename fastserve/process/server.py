@@ -24,6 +24,7 @@ from fastserve.process import envfile, logfiles
 from fastserve.process.config import Address, Config, TcpAddress
 from fastserve.process.importer import load, takes_nothing
 from fastserve.process.sockets import Listeners
+from fastserve.process.tls import WATCH_SECONDS, Certificates
 from fastserve.protocol import Board, Limits, Service
 from fastserve.telemetry import AccessLog
 
@@ -69,16 +70,19 @@ class Server:
         *,
         board: Board | None = None,
         seat: int = 0,
+        certificates: Certificates | None = None,
     ) -> Server:
         """A worker's: the application is loaded and the listeners are open; whoever opened them closes them.
 
         `slot`: whose listeners are its own. `board`, `seat`: what it shares with its siblings, and its place there.
+        `certificates`: read by somebody else, who also looks after them.
         """
         server = cls.__new__(cls)
         server._prepare(config)
         server._app, server.interface = app, interface
         server._listeners, server._slot = listeners, slot
         server._board, server._seat = board, seat
+        server._certificates, server._minds_certificates = certificates, certificates is None
         server._owns_listeners = False
         return server
 
@@ -91,6 +95,9 @@ class Server:
         self._board: Board | None = None
         self._seat = 0
         self._owns_listeners = True
+        self._certificates: Certificates | None = None
+        self._minds_certificates = True
+        self._look: asyncio.TimerHandle | None = None
         self._service: Service | None = None
         self._handler: Any = None
         self._observer: Any = None
@@ -109,10 +116,10 @@ class Server:
 
     @property
     def url(self) -> str:
-        """What a client on this machine can use: http://127.0.0.1:PORT, or unix:PATH."""
+        """What a client on this machine can use: http://127.0.0.1:PORT (with TLS https), or unix:PATH."""
         if not self.addresses:
             raise RuntimeError("the server has not started")
-        return self.addresses[0].local_url
+        return self.config.url_of(self.addresses[0], local=True)
 
     @property
     def port(self) -> int:
@@ -157,6 +164,8 @@ class Server:
         try:
             if not self.interface:
                 self._app, self.interface = load_application(config)
+            if config.tls and self._certificates is None:
+                self._certificates = Certificates(config)
             if self._listeners is None:
                 self._listeners = Listeners(
                     config.addresses, backlog=config.backlog, uds_permissions=config.uds_permissions
@@ -190,7 +199,9 @@ class Server:
                 board=self._board,
                 seat=self._seat,
             )
-            await self._service.listen(self._listeners.by_slot(), self._slot)  # station 1: accept
+            await self._service.listen(self._listeners.by_slot(), self._slot, self._certificates)  # station 1: accept
+            if self._certificates is not None and self._minds_certificates:
+                self._look = loop.call_later(WATCH_SECONDS, self._look_at_certificates)
         except BaseException:
             with contextlib.suppress(Exception):
                 await self._close_all()
@@ -225,6 +236,22 @@ class Server:
         self._handler.cancel()
         await self._close_all(deadline)
         return whole
+
+    def reload_certificates(self) -> bool:
+        """Read the files of the certificates again, for connections to come. False: they cannot be used, the old ones
+        stay, and the log says why. It happens by itself when the files change."""
+        return self._certificates is not None and self._certificates.reread()
+
+    def adopt_certificates(self, pairs: Any) -> None:
+        """From the supervisor, which may read files that we may not."""
+        if self._certificates is not None:
+            self._certificates.adopt(pairs)
+
+    def _look_at_certificates(self) -> None:
+        assert self._certificates is not None
+        if self._certificates.changed():
+            self._certificates.reread()
+        self._look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look_at_certificates)
 
     def retire(self, idle_seconds: float) -> None:
         """Hand over to a successor: accept no more, end each connection with its next answer, or after `idle_seconds` of
@@ -285,6 +312,8 @@ class Server:
         clock = asyncio.get_running_loop().time
         if deadline is None:
             deadline = clock() + LIFESPAN_RESERVE
+        if self._look is not None:
+            self._look.cancel()
         lifespan, self._lifespan = self._lifespan, None
         handler, self._handler = self._handler, None
         observer, self._observer = self._observer, None

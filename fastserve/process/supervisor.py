@@ -45,6 +45,7 @@ from fastserve.process.importer import ApplicationError
 from fastserve.process.privileges import Identity
 from fastserve.process.sockets import Listeners
 from fastserve.process.talk import Talk
+from fastserve.process.tls import WATCH_SECONDS, Certificates
 from fastserve.process.zygote import Zygote
 from fastserve.protocol import Board, SeatState
 
@@ -105,6 +106,9 @@ class Supervisor:
         self._due: dict[int, str] = {}  # slot -> why its worker is to be replaced
         self._retry_at: dict[int, float] = {}
         self._reload_again = False
+        self._certificates: Certificates | None = None
+        self._certificates_changed = False  # since a zygote may have been made
+        self._look_at_files_at = 0.0
         self._kept: Config | None = None  # during a reload: what the old workers were started with
         self._zygote: Zygote | None = None
         self._next_zygote: Zygote | None = None
@@ -161,6 +165,7 @@ class Supervisor:
     def _open(self) -> None:
         """Listeners, board and lifeline: all before the first fork. A predecessor's or systemd's listeners come first."""
         config = self._config
+        self._certificates = Certificates(config) if config.tls else None
         spare = min(max(config.workers, 4), WORKERS_MAX - config.workers)
         self._heritage = upgrade.heritage(os.environ)
         passed = systemd.descriptors(config.descriptors, systemd.listen_fds(os.environ))
@@ -298,6 +303,12 @@ class Supervisor:
         if now >= self._round_at:
             self._round_at = now + ROUND
             self._go_round(now)
+        if self._certificates is not None and now >= self._look_at_files_at:
+            self._look_at_files_at = now + WATCH_SECONDS
+            if self._certificates.changed() and self._certificates.reread():
+                self._certificates_changed = True
+                for each in self._children():
+                    self._tell_certificates(each)
         if now >= self._look_at:
             self._look_at = now + self._queues.look(self._slots, now)
         return min(until, self._round_at, self._look_at, self._drained_at or until)
@@ -357,10 +368,17 @@ class Supervisor:
             theirs.close()
             testify.close()
         view.pid = child.pid
+        if self._zygote is not None and self._certificates_changed:
+            self._tell_certificates(child)
         self._selector.register(ours, selectors.EVENT_READ, child)
         self._selector.register(ask, selectors.EVENT_READ, child)
         logger.debug("%s started", child)
         return child
+
+    def _tell_certificates(self, child: Child) -> None:
+        assert self._certificates is not None
+        if not child.talk.say({"certificates": self._certificates.as_json()}):
+            logger.warning("%s could not be told of the new certificates; HUP replaces it", child)
 
     def _free_seat(self) -> int | None:
         """An empty seat, or one whose last owner is dead."""
@@ -372,7 +390,14 @@ class Supervisor:
 
     def _inheritance(self) -> worker.Inheritance:
         return worker.Inheritance(
-            self._config, self._hooks, self._listeners, self._board, self._identity, self._lifeline, self._pid
+            self._config,
+            self._hooks,
+            self._listeners,
+            self._board,
+            self._identity,
+            self._lifeline,
+            self._pid,
+            self._certificates,
         )
 
     def _fork(self, become: Callable[[], NoReturn], *ends: Talk) -> int:
@@ -477,10 +502,12 @@ class Supervisor:
             config = self._reread()
             self._identity = Identity.of(config)
             self._prepare_access_log(config)
+            certificates = Certificates(config) if config.tls else None
         except ConfigError as error:
             logger.error("HUP: the configuration cannot be used, the old one stays: %s", error)
             return
         self._kept, self._config = before, config
+        self._certificates = certificates
         self._generation += 1
         self._notifier.reloading()
         logger.info("HUP: reloading %d workers, generation %d", sum(s.wanted for s in self._slots), self._generation)

@@ -41,6 +41,7 @@ from fastserve.process.privileges import Identity
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 from fastserve.process.talk import DETAILS_MAX, Talk
+from fastserve.process.tls import Certificates
 from fastserve.protocol import Board
 
 __all__ = ["Inheritance", "Place", "Worker", "be", "die_with", "leave_to_supervisor", "run_alone"]
@@ -67,6 +68,7 @@ class Inheritance:
     identity: Identity
     lifeline: int  # read end of the pipe whose write end only the supervisor holds
     supervisor: int  # its pid
+    certificates: Certificates | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def be(
                 place=place,
                 board=inheritance.board,
                 loaded=loaded,
+                certificates=inheritance.certificates,
             )
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             code = worker.run()
@@ -174,8 +177,10 @@ class Worker:
         place: Place = Place(0, 0),
         board: Board | None = None,
         loaded: tuple[Any, str] | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._config = config
+        self._certificates = certificates
         self._listeners = listeners
         self._on_ready = on_ready
         self._talk = talk  # to the supervisor; None: there is none
@@ -218,8 +223,15 @@ class Worker:
     async def _serve(self, app: Any, interface: str) -> int:
         loop = asyncio.get_running_loop()
         place = self._place
-        server = Server.of(
-            self._config, app, interface, self._listeners, place.slot, board=self._board, seat=place.seat
+        server = self._server = Server.of(
+            self._config,
+            app,
+            interface,
+            self._listeners,
+            place.slot,
+            board=self._board,
+            seat=place.seat,
+            certificates=self._certificates,
         )
         if self._talk is not None:
             loop.add_reader(self._talk.fileno(), self._listen_to_supervisor, server)
@@ -281,6 +293,8 @@ class Worker:
                 server.farewell()
             elif "reopen" in message:
                 logfiles.reopen()
+            elif "certificates" in message:
+                server.adopt_certificates(message["certificates"])
         if self._talk.ended:
             os._exit(FORCED)  # the supervisor is gone
 
@@ -294,6 +308,8 @@ class Worker:
             for name in SUPERVISORS.split()[:-1]:
                 before[getattr(signal, f"SIG{name}")] = signal.signal(getattr(signal, f"SIG{name}"), _explain)
             before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: logfiles.reopen())
+            if self._config.tls:
+                before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
@@ -302,6 +318,11 @@ class Worker:
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        """Of a single process: new code needs a supervisor, new certificates do not."""
+        if self._loop is not None and self._server is not None:
+            self._loop.call_soon_threadsafe(self._server.reload_certificates)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         supervised, now = self._talk is not None, time.monotonic()

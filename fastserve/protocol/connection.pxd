@@ -67,5 +67,6 @@ cdef class Connection(Channel):
     cdef bint _next(self, bint more) except -1
     cdef int _close(self, bint linger) except -1
     cdef int _hang_up(self) except -1
+    cdef int _expired_tls(self, int queue) except -1
     # deadlines
     cdef int _arm(self) except -1

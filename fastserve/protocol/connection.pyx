@@ -708,10 +708,23 @@ cdef class Connection(Channel):
         # Close behind what is still to be sent; a peer that does not take it meets the write deadline.
         self._closing = True
         self._unsent = self.wire.unsent()
-        if self._unsent:
+        if self._tls:
+            self.service.timers.arm(&self._write_timer, LINGER_DEADLINE)   # see _expired_tls
+        elif self._unsent:
             self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
         self.wire.close()
         return 0
+
+    cdef int _expired_tls(self, int queue) except -1:
+        # The transport has said close_notify, behind all that was to be sent, and waits for the peer's. RFC 8446 section 6.1 asks
+        # for none, so it has the time to linger; but while it takes what we sent it is slow, not silent.
+        cdef size_t taken = 0
+        cdef size_t left = self.wire.in_flight(&taken)
+        if left == 0 or (queue == WRITE_DEADLINE and taken == self._unsent):
+            self.wire.abort()
+            return 0
+        self._unsent = taken
+        return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
 
     def eof_received(self):
         return self.wire_ended()
@@ -765,6 +778,9 @@ cdef class Connection(Channel):
                 and self.conn.reading == FS_HEAD:
             if now:
                 self._close(False)
+                if self._tls:
+                    # Nothing is on its way: behind our close_notify, which leaves in this turn, nobody has to answer it.
+                    self.service.loop.call_soon(self.abort)
             else:
                 self.service.timers.arm(&self._read_timer, RETIRE_DEADLINE)
 
@@ -814,6 +830,8 @@ cdef class Connection(Channel):
     cdef int expired(self, int queue) except -1:
         if self.wire is None:
             return 0
+        if self._closing and self._tls:
+            return self._expired_tls(queue)
         if queue == WRITE_DEADLINE:
             if self.wire.unsent() < self._unsent:
                 self._unsent = self.wire.unsent()

@@ -40,6 +40,7 @@ cdef class Driver:
     cdef int slot                   # whose listeners are ours by right
     cdef readonly int fd            # of the epoll set; -1: closed
     cdef bint own_wire              # plain connections on SocketWire; otherwise on the loop's transports
+    cdef object tls                 # None, or who has `context`, `handshake_timeout`, `shutdown_timeout`: TLS is the loop's
     cdef uint8_t *buffer            # what is being read, of one connection at a time
     cdef list _by_slot              # lists of Listener
     cdef list _gone                 # closed in this turn: kept until no event can name them

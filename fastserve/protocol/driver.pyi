@@ -18,6 +18,7 @@ class Driver:
         index: int = 0,
         *,
         own_wire: bool = True,
+        tls: object = None,
     ) -> Driver: ...
     @property
     def fd(self) -> int: ...

@@ -204,10 +204,13 @@ cdef class Host:
 cdef class Driver:
     """loop: an asyncio event loop with add_reader(). own_wire: plain connections on SocketWire, not on transports.
 
+    tls: None, or an object whose `context` (ssl.SSLContext) is asked for at each connection, with `handshake_timeout` and
+    `shutdown_timeout` in seconds: every connection is TLS, on the loop's transports.
+
     board, index: the shared board and our seat; None: nobody beside us. OSError if there is no epoll.
     """
 
-    def __cinit__(self, loop, Host host not None, Board board=None, int index=0, *, bint own_wire=True):
+    def __cinit__(self, loop, Host host not None, Board board=None, int index=0, *, bint own_wire=True, object tls=None):
         cdef Waker waker
         self.fd = -1
         if not FS_HAVE_EPOLL:
@@ -218,7 +221,8 @@ cdef class Driver:
         self.index = index
         self.seat = board.at(index) if board is not None else NULL
         self.slot = 0
-        self.own_wire = own_wire
+        self.own_wire = own_wire and tls is None
+        self.tls = tls
         self._by_slot = []
         self._gone = []
         self._tasks = set()
@@ -244,6 +248,8 @@ cdef class Driver:
         """Leave the loop. No connection may be open."""
         if self.fd >= 0:
             self.unlisten()
+            for task in self._tasks:
+                task.cancel()   # in the middle of a handshake
             self.loop.remove_reader(self.fd)
             c_close(self.fd)
             self.fd = -1
@@ -438,10 +444,19 @@ cdef class Driver:
         return wire.start()
 
     async def _with_transport(self, sock):
+        tls = self.tls
         try:
-            await self.loop.connect_accepted_socket(self.host.protocol, sock)
-        except OSError:
-            sock.close()  # the peer left meanwhile
+            if tls is None:
+                await self.loop.connect_accepted_socket(self.host.protocol, sock)
+            else:
+                await self.loop.connect_accepted_socket(
+                    self.host.protocol, sock, ssl=tls.context, ssl_handshake_timeout=tls.handshake_timeout,
+                    ssl_shutdown_timeout=tls.shutdown_timeout,
+                )
+        except OSError as error:
+            sock.close()  # the peer left meanwhile, or there was no handshake: plain HTTP, an old version, no certificate
+            if tls is not None:
+                logger.debug("no TLS handshake: %s", error)
 
     cdef int _whose(self) noexcept:
         # The seat that the next connection belongs to: ours, unless a sibling has clearly fewer connections and is at hand.

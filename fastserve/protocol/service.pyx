@@ -174,30 +174,35 @@ cdef class Service(Host):
 
     # ------------------------------------------------------------------------------------- station 1: accept
 
-    async def listen(self, by_slot, int slot=0):
-        """Accept connections. by_slot: for each worker slot its list of listening sockets; ours are those of `slot`.
+    async def listen(self, by_slot, int slot=0, object tls=None):
+        """Accept connections. by_slot: for each worker slot its list of listening sockets; ours are those of `slot`. tls: see
+        Driver; None: plain ones.
 
         FASTSERVE_WIRE=transport puts plain connections on the loop's transports too; that is for tests, and for trouble.
         """
         cdef bint own_wire = os.environ.get("FASTSERVE_WIRE", "") != "transport"
         try:
-            self.driver = Driver(self.loop, self, self.board, self._seat_index, own_wire=own_wire)
+            self.driver = Driver(self.loop, self, self.board, self._seat_index, own_wire=own_wire, tls=tls)
         except (OSError, NotImplementedError):  # no epoll, or a loop without add_reader()
-            await self._listen_with_loop(by_slot[slot])
+            await self._listen_with_loop(by_slot[slot], tls)
             return
         self.driver.listen(by_slot, slot)
 
-    async def _listen_with_loop(self, sockets):
+    async def _listen_with_loop(self, sockets, tls):
+        # The context is asked for once, but it chooses among the newest certificates at each handshake.
+        more = {} if tls is None else {
+            "ssl": tls.context, "ssl_handshake_timeout": tls.handshake_timeout, "ssl_shutdown_timeout": tls.shutdown_timeout,
+        }
         for sock in sockets:
             if sock.family != socket.AF_UNIX:
-                self._servers.append(await self.loop.create_server(self.connect, sock=sock))
+                self._servers.append(await self.loop.create_server(self.connect, sock=sock, **more))
                 continue
             # From 3.13 a loop removes the path when its server closes: ours is shared, and somebody else's to remove.
             keep = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
             try:
-                server = await self.loop.create_unix_server(self.connect, sock=sock, **keep)
+                server = await self.loop.create_unix_server(self.connect, sock=sock, **keep, **more)
             except TypeError:  # a loop that never removes it, and knows no such word
-                server = await self.loop.create_unix_server(self.connect, sock=sock)
+                server = await self.loop.create_unix_server(self.connect, sock=sock, **more)
             self._servers.append(server)
 
     def unlisten(self):

@@ -43,6 +43,8 @@ cdef class Wire(Polled):
     cdef bint is_closing(self)
     cdef bint has_input(self) noexcept                     # does something wait to be read? Of transports it is not known: no
     cdef size_t unsent(self) except? 0                     # bytes handed over and not yet taken by the kernel
+    # Behind close(), of TLS: bytes that the peer's kernel has not acknowledged; `taken`: those it ever has, to see progress.
+    cdef size_t in_flight(self, size_t *taken) except? 0
     cdef object info(self, str name)                       # get_extra_info
     cdef int fileno(self) except -2                        # for HangupWatch; -1 if it is not needed
 

@@ -129,7 +129,7 @@ class Running:
 
     @property
     def port(self) -> int:
-        return int(self.wait_for(r"listening\s+http://\S*:(\d+)").group(1))
+        return int(self.wait_for(r"listening\s+https?://\S*:(\d+)").group(1))
 
     @property
     def workers(self) -> list[int]:

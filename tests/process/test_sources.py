@@ -59,7 +59,8 @@ def sample(name: str, option: Option) -> tuple[str, object]:
 
 
 # Options whose other value changes or needs others: they have tests of their own.
-PLAIN = {name: option for name, option in OPTIONS.items() if name not in ("env_file", "dev", "reload")}
+OTHERS = ("env_file", "dev", "reload", "ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_version")
+PLAIN = {name: option for name, option in OPTIONS.items() if name not in OTHERS}
 
 
 @pytest.mark.parametrize("name", PLAIN)
