@@ -99,13 +99,22 @@ def _one_line(text: str) -> str:
 
 
 def leave_stuck_threads(code: int) -> None:
-    """This process is ours: a thread of the application that never ends must not keep it from ending."""
-    deadline = time.monotonic() + 1.0
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+    """This process is ours: a thread of the application that never ends must not keep it from ending.
+
+    Python ends executors and joins threads by itself, behind us; a thread of our own watches that for a second.
+    """
+
+    def watch() -> None:
+        deadline = time.monotonic() + 1.0
+        for thread in threading.enumerate():
+            if thread is threading.main_thread() or thread.daemon:
+                continue
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 complain(f"fastserve: thread {thread.name!r} is still running; it was left behind", code)
                 with contextlib.suppress(OSError, ValueError):
                     sys.stdout.flush()
                 os._exit(code)
+
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        threading.Thread(target=watch, name="fastserve-exit", daemon=True).start()

@@ -18,7 +18,8 @@ Back-pressure. The thread waits when HIGH bytes are ahead of the peer; the loop 
 
 With `threads=0` the application runs on the loop, in `begin_inline`: no crossing, and no thread for it to wait in. So a
 request whose body is not in memory yet goes to a thread, as do all requests of an application that writes more through
-write() than the peer takes; an iterator is stepped by the loop, a turn at a time, when the peer has room.
+write() than the peer takes; an iterator is stepped by the loop, a turn at a time, when the peer has room. While the
+application has the thread, asyncio knows of no running loop there.
 """
 import asyncio
 import contextvars
@@ -29,6 +30,7 @@ import stat
 import sys
 import tempfile
 import threading
+from asyncio import _set_running_loop
 from collections import deque
 
 cimport cython
@@ -910,8 +912,18 @@ cdef class WSGICall(Call):
 
     cdef bint _call(self) except -1:
         """Call it. True: that was all of it, and it is handed over. False: `source` is to be stepped."""
-        cdef object result = self.wing.app(self.environ, self)
-        cdef object kind = type(result)
+        cdef object result, kind
+        if self.inline:
+            # To the application this thread is one like any other: asyncio.run() and async_to_sync(), which frameworks
+            # use for their async views, must find no loop that runs here.
+            _set_running_loop(None)
+            try:
+                result = self.wing.app(self.environ, self)
+            finally:
+                _set_running_loop(self.wing.loop)
+        else:
+            result = self.wing.app(self.environ, self)
+        kind = type(result)
         self.result = result
         if (kind is list or kind is tuple) and not self.head_out:
             self._whole(_joined(result))
@@ -1094,10 +1106,15 @@ cdef class WSGICall(Call):
             try:
                 close = getattr(result, "close", None)
                 if close is not None:
+                    if self.inline:
+                        _set_running_loop(None)
                     close()
             except BaseException as error:
                 logger.error("%s: close() failed", self._line(), exc_info=error)
                 self.wing.tell_exception(error)
+            finally:
+                if self.inline:
+                    _set_running_loop(self.wing.loop)
         if self.body is not None and not self.input._ended:
             # An application that keeps wsgi.input must not wait for ever, nor take the body for complete.
             if self.input._error is None:
@@ -1330,7 +1347,11 @@ cdef class WSGICall(Call):
                     self._end()
                     break
                 self.file_count = 0   # asked once
-                piece = next(self.source, END)
+                _set_running_loop(None)
+                try:
+                    piece = next(self.source, END)
+                finally:
+                    _set_running_loop(self.wing.loop)
                 if piece is END or not self._piece(piece):
                     self._end()
                     break

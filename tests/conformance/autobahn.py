@@ -2,8 +2,8 @@
 
     python -m tests.conformance.autobahn [CASE ...]      all of them against an echo of our own; a summary on stdout
 
-Called by: tests/interfaces/test_websocket.py (the quick ones), .ci/nightly (all). A case is OK, NON-STRICT or INFORMATIONAL
-when the server did what RFC 6455 and RFC 7692 say; anything else is a fault.
+Called by: tests/interfaces/test_websocket.py (the quick ones and SAMPLE), .ci/nightly (all). A case is OK, NON-STRICT or
+INFORMATIONAL when the server did what RFC 6455 and RFC 7692 say; anything else is a fault.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from fastserve import App, WebSocket
 from fastserve.testing import live_server
 
 FINE = {"OK", "NON-STRICT", "INFORMATIONAL"}
+
+SAMPLE = (*(f"9.{n}.1" for n in range(1, 9)), *(f"12.{n}.1" for n in range(1, 6)), *(f"13.{n}.1" for n in range(1, 8)))
+"""One case of each group of those that take minutes: limits, compression, its parameters."""
 
 
 def run(

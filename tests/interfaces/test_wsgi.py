@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import gc
@@ -21,6 +22,7 @@ from wsgiref.validate import validator
 
 import httpx
 import pytest
+from asgiref.sync import async_to_sync
 
 from fastserve.errors import ClientDisconnected
 from fastserve.interfaces import make_handler
@@ -1280,6 +1282,39 @@ def test_memory_stays_flat() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- on the loop
+
+
+@MODES
+def test_an_application_may_run_a_loop_of_its_own(threads: int) -> None:
+    """As the async views of Flask, Django and Dash do, through async_to_sync: in the call, in a step, in close()."""
+    closed: list[str] = []
+
+    async def word(text: str) -> str:
+        await asyncio.sleep(0)
+        return text
+
+    class Pieces:
+        def __iter__(self) -> Iterator[bytes]:
+            yield asyncio.run(word("step")).encode()
+            with pytest.raises(RuntimeError):
+                asyncio.get_running_loop()
+            yield b" " + async_to_sync(word)("end").encode()
+
+        def close(self) -> None:
+            closed.append(asyncio.run(word("closed")))
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response(f"200 {asyncio.run(word('fine'))}", [("X-Word", async_to_sync(word)("head"))])
+        return Pieces()
+
+    with serving(app, threads=threads) as (host, port), httpx.Client(base_url=f"http://{host}:{port}") as client:
+        for count in (1, 2):
+            answer = client.get("/")
+            assert (answer.reason_phrase, answer.headers["x-word"], answer.text) == ("fine", "head", "step end")
+            until = time.monotonic() + 10
+            while len(closed) < count and time.monotonic() < until:
+                time.sleep(0.01)  # close() comes behind the answer
+            assert closed == ["closed"] * count
 
 
 def test_inline_runs_on_the_loop_only_with_the_body_in_memory() -> None:

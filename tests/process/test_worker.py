@@ -111,6 +111,29 @@ def test_stuck_thread_does_not_keep_the_process(tmp_path: Path) -> None:
         assert "left behind" in server.err
 
 
+EXECUTOR = """
+from concurrent.futures import ThreadPoolExecutor
+
+from fastserve import App
+
+pool = ThreadPoolExecutor(1)
+app = App()
+
+
+@app.get("/")
+def hello():
+    return pool.submit(str, "hello").result()
+"""
+
+
+def test_an_idle_executor_of_the_application_is_no_stuck_thread(tmp_path: Path) -> None:
+    (tmp_path / "pooled.py").write_text(EXECUTOR)
+    with Running("pooled:app", "--port", "0", cwd=tmp_path) as server:
+        assert server.ready().get() == "hello"
+        assert server.stop() == 0
+        assert "left behind" not in server.err
+
+
 def test_signal_during_startup_ends_it(tmp_path: Path) -> None:
     with Running(*APP, cwd=tmp_path, TEST_STARTUP_HANGS="1") as server:
         server.wait_for("^hanging")
