@@ -1,4 +1,6 @@
-"""Dash, a real WSGI application, in a real browser: its page comes alive, and a click goes to Python and back."""
+"""Dash, a real WSGI application, in a real browser: the page comes alive, clicks go to Python and back; in threads and on
+the loop.
+"""
 
 from __future__ import annotations
 

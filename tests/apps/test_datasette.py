@@ -1,4 +1,4 @@
-"""Datasette, a real ASGI application: a page, JSON, a streamed CSV, its static files, over the command line's server."""
+"""Datasette, a real ASGI application: a page, JSON, SQL, a streamed CSV, a client that leaves it, static files."""
 
 from __future__ import annotations
 

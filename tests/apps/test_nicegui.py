@@ -1,4 +1,6 @@
-"""NiceGUI, a real ASGI application, in a real browser: clicks and the server's own news go over a WebSocket that lives."""
+"""NiceGUI, a real ASGI application, in a real browser: clicks, and the server's own news, over a WebSocket that stays
+alive.
+"""
 
 from __future__ import annotations
 

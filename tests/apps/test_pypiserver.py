@@ -1,4 +1,6 @@
-"""pypiserver, a real WSGI application, with pip as its client: upload, list, download, install. No network but loopback."""
+"""pypiserver, a real WSGI application, with pip as its client: upload, list, download, install; in threads and on the
+loop.
+"""
 
 from __future__ import annotations
 

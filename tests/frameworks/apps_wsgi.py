@@ -3,8 +3,10 @@
 GET  /json       {"message": "hello"}
 POST /echo       the body as it came
 GET  /stream     "0123456789" from a generator
+GET  /events     three server-sent events, "data: 0" to "data: 2"
 POST /upload     {"name": ..., "size": ...} of the file in the form's field "file"
 GET  /download   the file `Given.file`, through wsgi.file_wrapper where the framework uses it
+POST /background 202 at once; `Given.background` grows when the answer is over
 GET  /error      an exception nobody handles
 GET  /late       an exception after the first piece
 GET  /forever    an endless stream; `Given.left` grows when its client has left
@@ -23,12 +25,18 @@ class Given:
     """What an application and its test share: both run in one process."""
 
     file: Path
+    background: int = 0
     left: int = 0
 
 
 def digits() -> Iterator[bytes]:
     for digit in range(10):
         yield b"%d" % digit
+
+
+def events() -> Iterator[bytes]:
+    for n in range(3):
+        yield b"data: %d\n\n" % n
 
 
 def late() -> Iterator[bytes]:
@@ -60,6 +68,20 @@ def flask(given: Given) -> Any:
     @app.get("/stream")
     def stream() -> Any:
         return Response(digits(), mimetype="text/plain")
+
+    @app.get("/events")
+    def events_() -> Any:
+        return Response(events(), mimetype="text/event-stream")
+
+    @app.post("/background")
+    def background() -> Any:
+        answer = Response("later", 202)
+
+        @answer.call_on_close
+        def work() -> None:
+            given.background += 1
+
+        return answer
 
     @app.post("/upload")
     def upload() -> Any:
@@ -114,11 +136,18 @@ def django(given: Given) -> Any:
     def error(request: Any) -> Any:
         raise RuntimeError("nobody handles this")
 
+    class Later(HttpResponse):
+        def close(self) -> None:
+            super().close()
+            given.background += 1
+
     class Urls:
         urlpatterns = (
             path("json", lambda request: JsonResponse({"message": "hello"})),
             path("echo", echo),
             path("stream", lambda request: StreamingHttpResponse(digits(), content_type="text/plain")),
+            path("events", lambda request: StreamingHttpResponse(events(), content_type="text/event-stream")),
+            path("background", lambda request: Later("later", status=202)),
             path("upload", upload),
             path("download", lambda request: FileResponse(given.file.open("rb"))),
             path("error", error),
@@ -154,6 +183,11 @@ def bottle(given: Given) -> Any:
     @app.get("/stream")
     def stream() -> Any:
         yield from digits()
+
+    @app.get("/events")
+    def events_() -> Any:
+        response.content_type = "text/event-stream"
+        yield from events()
 
     @app.post("/upload")
     def upload() -> Any:
@@ -196,6 +230,9 @@ def falcon(given: Given) -> Any:
     def stream(req: Any, resp: Any) -> None:
         resp.stream = digits()
 
+    def events_(req: Any, resp: Any) -> None:
+        resp.content_type, resp.stream = "text/event-stream", events()
+
     def upload(req: Any, resp: Any) -> None:
         for part in req.get_media():
             resp.media = {"name": part.filename, "size": len(part.stream.read())}
@@ -216,6 +253,7 @@ def falcon(given: Given) -> Any:
     app.add_route("/json", Resource(on_get=json_))
     app.add_route("/echo", Resource(on_post=echo))
     app.add_route("/stream", Resource(on_get=stream))
+    app.add_route("/events", Resource(on_get=events_))
     app.add_route("/upload", Resource(on_post=upload))
     app.add_route("/download", Resource(on_get=download))
     app.add_route("/error", Resource(on_get=error))
@@ -236,10 +274,22 @@ def pyramid(given: Given) -> Any:
     def error(request: Any) -> Any:
         raise RuntimeError("nobody handles this")
 
+    def background(request: Any) -> Any:
+        class Later:
+            def __iter__(self) -> Iterator[bytes]:
+                yield b"later"
+
+            def close(self) -> None:
+                given.background += 1
+
+        return Response(app_iter=Later(), content_type="text/plain", status=202)
+
     views: dict[str, Callable[[Any], Any]] = {
         "json": lambda request: Response(json_body={"message": "hello"}),
         "echo": lambda request: Response(request.body_file.read(), content_type="application/octet-stream"),
         "stream": lambda request: Response(app_iter=digits(), content_type="text/plain"),
+        "events": lambda request: Response(app_iter=events(), content_type="text/event-stream"),
+        "background": background,
         "upload": upload,
         "download": lambda request: FileResponse(str(given.file), request=request),
         "error": error,
@@ -261,3 +311,9 @@ MAKERS: dict[str, Callable[[Given], Any]] = {
     "pyramid": pyramid,
 }
 """By the name of the distribution."""
+
+WITHOUT = {
+    ("bottle", "background"): "Bottle and Falcon have no word for what happens after an answer",
+    ("falcon", "background"): "Bottle and Falcon have no word for what happens after an answer",
+}
+"""Cases that a framework has no words for, and why."""

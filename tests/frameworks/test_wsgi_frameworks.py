@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from frameworks.apps_wsgi import MAKERS, Given
+from frameworks.apps_wsgi import MAKERS, WITHOUT, Given
 
 from fastserve.testing import live_server
 
@@ -79,6 +79,19 @@ def stream(it: SimpleNamespace) -> None:
         assert b"".join(answer.iter_raw()) == b"0123456789"
 
 
+def events(it: SimpleNamespace) -> None:
+    with it.client.stream("GET", "/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line.startswith("data:")]
+    assert [line.removeprefix("data:").strip() for line in lines] == ["0", "1", "2"]
+
+
+def background(it: SimpleNamespace) -> None:
+    before = it.given.background
+    assert it.client.post("/background").status_code == 202
+    poll(lambda: it.given.background == before + 1)
+
+
 def upload(it: SimpleNamespace) -> None:
     answer = it.client.post("/upload", files={"file": ("a name.bin", b"x" * 200000, "application/octet-stream")})
     assert answer.json() == {"name": "a name.bin", "size": 200000}
@@ -126,15 +139,33 @@ def cut(it: SimpleNamespace) -> None:
 
 TRIED: dict[str, Callable[[SimpleNamespace], None]] = {
     function.__name__: function
-    for function in (json, echo, chunked, stream, upload, download, error, late, disconnect, cut)
+    for function in (json, echo, chunked, stream, events, upload, download, background, error, late, disconnect, cut)
 }
 
 
 @pytest.mark.parametrize("case", list(TRIED))
 def test_framework(threaded: SimpleNamespace, case: str) -> None:
-    TRIED[case](threaded)
+    if (threaded.name, case) not in WITHOUT:
+        TRIED[case](threaded)
+    else:
+        assert threaded.client.post("/" + case).status_code == 404
 
 
 @pytest.mark.parametrize("case", list(TRIED))
 def test_on_the_loop(inline: SimpleNamespace, case: str) -> None:
-    TRIED[case](inline)
+    if (inline.name, case) not in WITHOUT:
+        TRIED[case](inline)
+    else:
+        assert inline.client.post("/" + case).status_code == 404
+
+
+def test_the_grid_has_all_that_is_tried() -> None:
+    """docs/compatibility.md is made from a run of these tests: `python docs/compatibility.py`."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    head = next(line for line in page.splitlines() if line.startswith("| WSGI framework"))
+    assert [cell.strip() for cell in head.strip("| ").split("|")][2:] == list(TRIED)
+    table = page[page.index(head) :]
+    for name in MAKERS:
+        row = next(line for line in table.splitlines() if line.lower().startswith(f"| {name.lower()} |"))
+        cells = [cell.strip() for cell in row.strip("| ").split("|")][2:]
+        assert cells == ["-" if (name, case) in WITHOUT else "yes" for case in TRIED]
