@@ -18,6 +18,7 @@ from setuptools.command.build_ext import build_ext
 MODULES = [
     "protocol.core",
     "protocol.limits",
+    "protocol.forwarded",
     "protocol.channel",
     "protocol.headers",
     "protocol.request",

@@ -50,6 +50,7 @@
 #define FS_LOWER_INCOMPLETE "incomplete"
 #define FS_LOWER_HEAD_TIMEOUT "head_timeout"
 #define FS_LOWER_BODY_TIMEOUT "body_timeout"
+#define FS_LOWER_PROXY_HEADER "proxy_header"
 #define FS_LOWER_STATE "state"
 #define FS_LOWER_STATUS "status"
 #define FS_LOWER_RESPONSE_FIELD_NAME "response_field_name"

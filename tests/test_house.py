@@ -30,6 +30,7 @@ PROTOCOL_ORDER = (
     "board",
     "wire",
     "driver",
+    "forwarded",
     "channel",
     "headers",
     "request",

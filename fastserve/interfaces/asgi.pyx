@@ -58,6 +58,7 @@ from fastserve.protocol.core cimport (
 )
 from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.headers cimport field_name
+from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport RequestBody, path_text
 from fastserve.protocol.websocket cimport WebSocket, asks_for_websocket
@@ -237,6 +238,9 @@ cdef class ASGIHandler(Handler):
         cdef bint http11 = head.version_minor > 0
         cdef bint takes_trailers = False
         cdef object facts
+        cdef Forwarded said = exchange.forwarded()
+        cdef str root_path = self.root_path
+        cdef bytes raw_root_path = self.raw_root_path
         if data == NULL:   # a mount behind middleware: the read is gone, the request was kept
             data = exchange.request()._data
             headers = list(exchange.request().headers_().items_())
@@ -253,7 +257,9 @@ cdef class ASGIHandler(Handler):
                         takes_trailers = True
                 else:
                     name = _lower(data + field.name, field.name_len)
-                if field.id == FS_FIELD_HOST and head.parts.form == FS_TARGET_ABSOLUTE:
+                if field.id == FS_FIELD_HOST and said is not None and said.host is not None:
+                    pair = (name, said.host)
+                elif field.id == FS_FIELD_HOST and head.parts.form == FS_TARGET_ABSOLUTE:
                     # RFC 9112 section 3.2.2: "the received Host field value MUST be ignored and replaced with the host
                     # information of the request-target"
                     pair = (name, PyBytes_FromStringAndSize(<const char *>data + head.host.off, head.host.len))
@@ -275,6 +281,14 @@ cdef class ASGIHandler(Handler):
         else:
             # As sent: methods are case-sensitive (RFC 9110 section 9.1).
             scope["method"] = PyBytes_FromStringAndSize(<const char *>data + head.method.off, head.method.len).decode("ascii")
+        if said is not None:
+            if said.client is not None:
+                scope["client"] = said.client
+            if said.scheme is not None:
+                scope["scheme"] = said.scheme
+            if said.prefix is not None:
+                root_path = said.prefix
+                raw_root_path = said.prefix.encode("ascii")
         p = data + head.target.off + head.parts.path.off
         n = head.parts.path.len
         if n == 1 and p[0] == 47:
@@ -284,17 +298,17 @@ cdef class ASGIHandler(Handler):
         else:
             path = path_text(p, n, head.parts.has_percent)
             raw_path = PyBytes_FromStringAndSize(<const char *>p, n)
-        if self.root_path and head.parts.form != FS_TARGET_ASTERISK:
-            path = self.root_path + path
-            raw_path = self.raw_root_path + raw_path
+        if root_path and head.parts.form != FS_TARGET_ASTERISK:
+            path = root_path + path
+            raw_path = raw_root_path + raw_path
         scope["path"] = path
         scope["raw_path"] = raw_path
         if head.parts.has_query:
             scope["query_string"] = PyBytes_FromStringAndSize(
                 <const char *>data + head.target.off + head.parts.query.off, head.parts.query.len
             )
-        if self.root_path or mounted:
-            scope["root_path"] = self.root_path + mounted
+        if root_path or mounted:
+            scope["root_path"] = root_path + mounted
         scope["headers"] = headers
         if state is not None:
             scope["state"] = PyDict_Copy(<dict>state) if type(state) is dict else dict(state)

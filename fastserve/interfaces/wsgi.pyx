@@ -51,6 +51,7 @@ from fastserve.protocol.core cimport (
     FS_TARGET_AUTHORITY, fs_field, fs_method_name, fs_request_head, fs_scan, fs_scan_choose, fs_status_reason, fs_text_equal,
 )
 from fastserve.protocol.exchange cimport HANDLER_AT, Call, Exchange
+from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.headers cimport field_name
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport RequestBody, path_bytes
@@ -117,6 +118,7 @@ _fill_tables()
 cdef str REQUEST_METHOD = sys.intern("REQUEST_METHOD")
 cdef str SCRIPT_NAME = sys.intern("SCRIPT_NAME")
 cdef str PATH_INFO = sys.intern("PATH_INFO")
+cdef str URL_SCHEME = sys.intern("wsgi.url_scheme")
 cdef str QUERY_STRING = sys.intern("QUERY_STRING")
 cdef str RAW_URI = sys.intern("RAW_URI")
 cdef str REQUEST_URI = sys.intern("REQUEST_URI")
@@ -596,6 +598,7 @@ cdef class WSGIHandler(Handler):
         cdef bytes raw
         cdef bint absolute = head.parts.form == FS_TARGET_ABSOLUTE
         cdef bint again
+        cdef Forwarded said = exchange.forwarded()
         if ends is None:
             ends = exchange.channel.facts = self._ends(exchange.channel)
         # A copy of a dict keeps its size: the template has room for twenty fields more (see _ends).
@@ -626,7 +629,10 @@ cdef class WSGIHandler(Handler):
             if not mounted.isascii():
                 mounted = mounted.encode("utf-8").decode("latin-1")
             value = (<str>value)[len(mounted):]
-            PyDict_SetItem(environ, SCRIPT_NAME, self.root_path + mounted)
+            above = said.prefix if said is not None and said.prefix is not None else self.root_path
+            PyDict_SetItem(environ, SCRIPT_NAME, above + mounted)
+        elif said is not None and said.prefix is not None:
+            PyDict_SetItem(environ, SCRIPT_NAME, said.prefix)
         elif self.root_path:
             value = self._below_root(<str>value)
         PyDict_SetItem(environ, PATH_INFO, value)
@@ -653,6 +659,14 @@ cdef class WSGIHandler(Handler):
             # RFC 9112 section 3.2.2: the Host field "MUST be ignored and replaced with the host information of the
             # request-target".
             PyDict_SetItem(environ, KEYS[<int>FS_FIELD_HOST], _latin1(data + head.host.off, head.host.len))
+        if said is not None:
+            if said.client is not None:
+                PyDict_SetItem(environ, REMOTE_ADDR, said.client[0])
+                PyDict_SetItem(environ, REMOTE_PORT, str(said.client[1]))
+            if said.scheme is not None:
+                PyDict_SetItem(environ, URL_SCHEME, said.scheme)
+            if said.host is not None:
+                PyDict_SetItem(environ, KEYS[<int>FS_FIELD_HOST], said.host.decode("latin-1"))
         return environ
 
     cdef str _below_root(self, str path):

@@ -112,6 +112,8 @@ def default_text(name: str) -> str:
         return "on"
     if option.kind == "mode":
         return f"{default:o}"
+    if isinstance(default, tuple):
+        return ",".join(default)
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from fastserve.errors import ConfigError
 from fastserve.process import cpus, envfile, values
+from fastserve.protocol.forwarded import Trust
 from fastserve.telemetry import parse_format
 
 __all__ = ["OPTIONS", "Address", "Config", "Option", "TcpAddress", "UnixAddress", "implied", "parse_bind"]
@@ -181,6 +182,27 @@ class Config:
         "texts",
         "HOST:PORT or unix:PATH for probes, metrics and the state of workers (default: none); may be repeated",
         metavar="ADDRESS",
+    )
+
+    proxy_headers: bool = _option(
+        True, "proxies", "flag", "believe what trusted proxies say of the client in the fields below"
+    )
+    forwarded_allow_ips: tuple[str, ...] = _option(
+        ("127.0.0.1", "::1", "unix"),
+        "proxies",
+        "texts",
+        "address or network of a trusted proxy, unix for Unix sockets, * for everyone; may be repeated",
+        metavar="ADDRESS",
+    )
+    forwarded_fields: tuple[str, ...] = _option(
+        ("x-forwarded-for", "x-forwarded-proto"),
+        "proxies",
+        "texts",
+        "field that the proxies always set: x-forwarded-for, -proto, -host, -port, -prefix, or forwarded; may be repeated",
+        metavar="NAME",
+    )
+    proxy_protocol: bool = _option(
+        False, "proxies", "flag", "connections of trusted proxies begin with a PROXY protocol header, version 1 or 2"
     )
 
     factory: bool = _option(False, "application", "flag", "MODULE:APP is a function that makes the application")
@@ -509,6 +531,10 @@ class Config:
         for path in self.access_log_exclude:
             if not path.startswith("/"):
                 raise ConfigError(f"access-log-exclude must be a path that begins with '/', not {path!r}")
+        for name in ("forwarded_allow_ips", "forwarded_fields"):  # several in one, as uvicorn and gunicorn have it
+            texts = (text.strip() for texts in getattr(self, name) for text in texts.split(","))
+            set_(self, name, tuple(text.lower() for text in texts if text))
+        _ = self.trust
         if self.env_file is not None and not self.variables:
             set_(self, "variables", envfile.read(self.env_file))
         if self.dev:
@@ -639,6 +665,21 @@ class Config:
                 raise ConfigError(f"header: {name!r} is the server's own to send{hint}")
             found.append((name.encode("ascii"), value.strip(" \t").encode("latin-1")))
         return found
+
+    @property
+    def trust(self) -> Trust | None:
+        """Which peers are proxies, and what of theirs is believed; None: nobody, nothing."""
+        if not (self.proxy_headers or self.proxy_protocol):
+            return None
+        fields = self.forwarded_fields if self.proxy_headers else ()
+        try:
+            Trust(self.forwarded_allow_ips)
+        except ValueError as error:
+            raise ConfigError(f"forwarded-allow-ips: {error}") from None
+        try:
+            return Trust(self.forwarded_allow_ips, fields, proxy_protocol=self.proxy_protocol)
+        except ValueError as error:
+            raise ConfigError(f"forwarded-fields: {error}") from None
 
     def limits(self) -> dict[str, Any]:
         """The numbers of the data plane, by the names of protocol.Limits."""

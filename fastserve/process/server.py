@@ -196,6 +196,7 @@ class Server:
                 date_header=config.date_header,
                 fields=config.response_fields,
                 half_close=config.half_close,
+                trust=config.trust,
                 board=self._board,
                 seat=self._seat,
             )

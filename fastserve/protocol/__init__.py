@@ -2,6 +2,7 @@
 
 from fastserve.protocol.board import Board, SeatState
 from fastserve.protocol.connection import Connection
+from fastserve.protocol.forwarded import Trust
 from fastserve.protocol.headers import Headers, QueryParams
 from fastserve.protocol.hooks import Handler, Observer
 from fastserve.protocol.limits import Limits
@@ -19,4 +20,5 @@ __all__ = [
     "Request",
     "SeatState",
     "Service",
+    "Trust",
 ]

@@ -3,6 +3,7 @@
 #
 # Implemented by: Connection. Called by: Exchange.
 from libc.stdint cimport uint8_t, uint64_t, int64_t
+from fastserve.protocol.forwarded cimport Trust
 from fastserve.protocol.timers cimport Expiring
 from fastserve.protocol.wire cimport Stream
 from fastserve.protocol.core cimport fs_out, fs_conn, fs_response_plan
@@ -23,6 +24,7 @@ cdef class Channel(Stream):
     cdef Tunnel tunnel                     # after an upgrade: who reads here; None otherwise
     cdef list default_fields               # [(name, value)] of every final response that does not set them; None: none
     cdef bytes peer_text                   # "address:port", for whoever writes it often; None until it is asked for
+    cdef Trust trust                       # the peer is a proxy of ours, and these of its fields are believed; None: it is not
     cdef object facts                      # what a wing wants to find again at the next request of this connection; or None
     # --- writing ---
     cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free

@@ -38,10 +38,13 @@ cdef class Connection(Channel):
     cdef size_t _lingered
     cdef size_t _unsent              # of the wire, when the write deadline was set
     cdef list _drain_waiters
+    cdef bint _proxy_due             # a PROXY protocol header has to come first
+    cdef tuple _proxied              # (peername, sockname) that it said, or None
 
     cdef int _begin_with(self, Wire wire) except -1
     # reading flow
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1
+    cdef Py_ssize_t _take_proxy(self, const uint8_t *data, size_t length) except -2
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int _resume(self) except -1
     cdef int _settle(self) except -1

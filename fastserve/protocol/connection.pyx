@@ -18,10 +18,11 @@ from libc.string cimport memcpy, memmove
 from fastserve.protocol.board cimport LATENCY_BUCKETS, Seat
 from fastserve.protocol.core cimport (
     FS_BODY, FS_BODY_BYTES, FS_BODY_LENGTH, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_TIMEOUT, FS_E_HEAD_TIMEOUT,
-    FS_E_INCOMPLETE, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
+    FS_E_INCOMPLETE, FS_E_PROXY_HEADER, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
     fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_next, fs_conn_receive,
-    fs_conn_refuse, fs_conn_word, fs_error_info, fs_out, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
+    fs_conn_refuse, fs_conn_word, fs_error_info, fs_out, fs_proxy, fs_proxy_parse, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
 )
+from fastserve.protocol.forwarded cimport Trust, proxied_address
 from fastserve.protocol.request cimport RequestBody
 from fastserve.protocol.service cimport (
     BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, PARTING_DEADLINE, RETIRE_DEADLINE, WRITE_DEADLINE,
@@ -76,7 +77,7 @@ cdef class Connection(Channel):
     def __repr__(self):
         words = [self.state]
         if self.wire is not None:
-            words.append(f"peer={self.wire.info('peername')!r}")
+            words.append(f"peer={self.info('peername')!r}")
         words.append(f"reading={(<bytes>fs_side_state_name[self.conn.reading]).decode()}")
         words.append(f"writing={(<bytes>fs_side_state_name[self.conn.writing]).decode()}")
         if self.served:
@@ -102,8 +103,12 @@ cdef class Connection(Channel):
         self._begin_with(wire)
 
     cdef int _begin_with(self, Wire wire) except -1:
+        cdef Trust trust = self.service.trust
         self.wire = wire
         self.service.enter(self)
+        if trust is not None and trust.peer(wire.info("peername")):
+            self.trust = trust
+            self._proxy_due = trust.proxy_protocol
         if self.service.stopping:
             return self._close(False)
         return self.service.timers.arm(&self._read_timer, RETIRE_DEADLINE if self.service.retiring else HEADER_DEADLINE)
@@ -287,14 +292,38 @@ cdef class Connection(Channel):
 
     # -------------------------------------------------------------------------------------- station 3: parse
 
+    cdef Py_ssize_t _take_proxy(self, const uint8_t *data, size_t length) except -2:
+        # What a trusted proxy says first (PROXY protocol): the bytes of it, 0 if there is more to come, -1 if it is none.
+        cdef Trust trust = self.trust
+        cdef fs_proxy found
+        cdef Py_ssize_t used = fs_proxy_parse(data, length, &found)
+        if used > 0:
+            self._proxy_due = False
+            if found.family != 0:
+                self._proxied = (proxied_address(found.family, &found.source, found.source_port),
+                                 proxied_address(found.family, &found.destination, found.destination_port))
+                # Whose fields are believed is asked of the one who sent them.
+                self.trust = trust if trust.peer(self._proxied[0]) else None
+        return used
+
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t length, object owner) except -1:
         """One read, all its events: the life of a connection in order. Returns the bytes that were used."""
         cdef fs_event event
         cdef size_t pos = 0
         cdef fs_field *fields
         cdef Tunnel tunnel
+        cdef Py_ssize_t used
         self._consuming = True
         try:
+            if self._proxy_due:
+                used = self._take_proxy(data, length)
+                if used == 0:
+                    return 0
+                if used < 0:
+                    fs_conn_refuse(&self.conn, FS_E_PROXY_HEADER)
+                    self._answer_fault()
+                    return length
+                pos = used
             while self._reads():
                 if self.exchange is None and self._writing_paused and self.conn.reading == FS_HEAD:
                     break  # the peer does not take its answers: its next request waits
@@ -558,6 +587,8 @@ cdef class Connection(Channel):
         return 0
 
     cdef object info(self, str name):
+        if self._proxied is not None and (name == "peername" or name == "sockname"):
+            return self._proxied[0 if name == "peername" else 1]
         wire = self.wire if self.wire is not None else self._lost_wire
         return None if wire is None else (<Wire>wire).info(name)
 

@@ -24,6 +24,7 @@ cdef extern from "errors.h" nogil:
         FS_E_INCOMPLETE
         FS_E_HEAD_TIMEOUT
         FS_E_BODY_TIMEOUT
+        FS_E_PROXY_HEADER
         FS_E_STATE
         FS_E_STATUS
         FS_E_RESPONSE_FIELD_NAME
@@ -79,6 +80,21 @@ cdef extern from "target.h" nogil:
     bint fs_host_valid(const uint8_t *p, size_t len)
     size_t fs_percent_decode(const uint8_t *p, size_t len, uint8_t *out)
 
+cdef extern from "proxy.h" nogil:
+    ctypedef struct fs_address:
+        uint8_t bytes[16]
+
+    ctypedef struct fs_proxy:
+        uint8_t family
+        uint16_t source_port
+        uint16_t destination_port
+        fs_address source
+        fs_address destination
+
+    int fs_proxy_parse(const uint8_t *data, size_t len, fs_proxy *out)
+    unsigned fs_address_parse(const uint8_t *p, size_t len, fs_address *out)
+    bint fs_address_within(const fs_address *address, const fs_address *network, unsigned bits)
+
 cdef extern from "date.h" nogil:
     enum: FS_DATE_LEN
     void fs_date_format(int64_t seconds, uint8_t *out)
@@ -94,6 +110,12 @@ cdef extern from "field_names.h" nogil:
         FS_FIELD_CONTENT_TYPE
         FS_FIELD_COOKIE
         FS_FIELD_TE
+        FS_FIELD_FORWARDED
+        FS_FIELD_X_FORWARDED_FOR
+        FS_FIELD_X_FORWARDED_HOST
+        FS_FIELD_X_FORWARDED_PORT
+        FS_FIELD_X_FORWARDED_PREFIX
+        FS_FIELD_X_FORWARDED_PROTO
         FS_FIELD_COUNT
 
     uint16_t fs_field_id(const uint8_t *name, size_t len)

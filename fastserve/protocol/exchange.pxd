@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from fastserve.protocol.board cimport Seat
 from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head, fs_response_plan
 from fastserve.protocol.channel cimport Channel, Tunnel
+from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.request cimport Request, RequestBody
 
 # Moments, nanoseconds of the monotonic clock; 0 if not taken. Waits are derived from them, never stored.
@@ -30,6 +31,8 @@ cdef class Exchange:
     # kept
     cdef Call call
     cdef Request _request
+    cdef Forwarded _forwarded
+    cdef bint _forwarded_known
     cdef RequestBody body             # None: no body
     cdef readonly unsigned status     # of the final response; 0 before
     cdef readonly uint64_t body_sent  # response body bytes
@@ -50,6 +53,8 @@ cdef class Exchange:
     # --- the request ---
     cdef fs_request_head *head(self) except NULL      # valid until the exchange is over
     cdef Request request(self)                        # made once; inside handle(), or later if keep_head() was called there
+    cdef Forwarded forwarded(self)                    # what a trusted proxy says of the client, or None; read in handle()
+    cdef object peer(self)                            # the client, as getpeername() would say it
     cdef int keep_head(self) except -1
     cdef int drop_head(self) except -1                # handle() has returned: `data` is not ours any more
     # --- the response: status and headers are checked; errors raise LocalProtocolError and leave the exchange unstarted ---

@@ -22,6 +22,7 @@ from fastserve.protocol.core cimport (
     fs_error, fs_error_info, fs_field_id, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field, fs_response_number,
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal, fs_trailer_allowed,
 )
+from fastserve.protocol.forwarded cimport forwarded_of
 from fastserve.protocol.timers cimport precise_now
 from fastserve.protocol.wire cimport FilePiece
 
@@ -75,7 +76,25 @@ cdef class Exchange:
             self.keep_head()
         return self._request
 
+    cdef Forwarded forwarded(self):
+        cdef fs_request_head *head
+        if not self._forwarded_known and self.data != NULL and self.channel is not None:
+            self._forwarded_known = True
+            if self.channel.trust is not None:
+                head = &self.channel.conn.head
+                self._forwarded = forwarded_of(self.channel.trust, self.data, self.fields, head.fields_count,
+                                               self.data + head.host.off, head.host.len)
+        return self._forwarded
+
+    cdef object peer(self):
+        cdef Forwarded said = self.forwarded()
+        if said is not None and said.client is not None:
+            return said.client
+        return None if self.channel is None else self.channel.info("peername")
+
     cdef int keep_head(self) except -1:
+        cdef Forwarded said
+        cdef bytes host
         cdef fs_request_head *head
         cdef const uint8_t *data = self.data
         cdef bytes owner
@@ -89,7 +108,17 @@ cdef class Exchange:
         else:
             owner = PyBytes_FromStringAndSize(<const char *>data, head.end)
             data = <const uint8_t *>PyBytes_AS_STRING(owner)
-        self._request = Request.make(self, self.channel, owner, data, head, self.fields, self.body)
+        said = self.forwarded()
+        if said is not None and said.host is not None:
+            # The host that the client asked for lies behind the head, and the Host field is there from now on.
+            host = said.host
+            owner = PyBytes_FromStringAndSize(<const char *>data, head.end) + host
+            data = <const uint8_t *>PyBytes_AS_STRING(owner)
+            self._request = Request.make(self, self.channel, owner, data, head, self.fields, self.body)
+            self._request.rehost(head.end, PyBytes_GET_SIZE(host))
+        else:
+            self._request = Request.make(self, self.channel, owner, data, head, self.fields, self.body)
+        self._request._forwarded = said
         return 0
 
     cdef int drop_head(self) except -1:

@@ -4,6 +4,7 @@
 # Called by: the wings, users. Calls: Headers, Channel (facts of the transport), core.pxd.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastserve.protocol.core cimport fs_field, fs_request_head
+from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.headers cimport Headers
 
 
@@ -59,12 +60,14 @@ cdef class Request:
     cdef object _channel             # for client, server, scheme; None once detached
     cdef object _client, _server, _scheme
     cdef object _exchange
+    cdef Forwarded _forwarded        # what a trusted proxy says of the client, or None
 
     # `data` must lie in `owner`; `head` and `fields` are copied. In absolute-form the Host field is replaced (RFC 9112
     # 3.2.2).
     @staticmethod
     cdef Request make(object exchange, object channel, bytes owner, const uint8_t *data, fs_request_head *head,
                       fs_field *fields, RequestBody body)
+    cdef int rehost(self, uint32_t offset, uint32_t length) except -1   # the host is elsewhere in `_owner`
     cdef bytes raw_target(self)
     cdef Headers headers_(self)
 

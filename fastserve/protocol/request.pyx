@@ -256,6 +256,16 @@ cdef class Request:
         self._fields_count = count
         return self
 
+    cdef int rehost(self, uint32_t offset, uint32_t length) except -1:
+        cdef uint32_t i
+        self.head.host.off = offset
+        self.head.host.len = length
+        for i in range(self._fields_count):
+            if self._fields[i].id == FS_FIELD_HOST:
+                self._fields[i].value = offset
+                self._fields[i].value_len = length
+        return 0
+
     cdef bytes raw_target(self):
         return PyBytes_FromStringAndSize(<const char *>self._data + self.head.target.off, self.head.target.len)
 
@@ -376,7 +386,9 @@ cdef class Request:
 
     @property
     def client(self):
-        """Address(host, port) of the peer, or None (Unix socket)."""
+        """Address(host, port) of the client: as a trusted proxy says it, otherwise of the peer; None for a Unix socket."""
+        if self._client is None and self._forwarded is not None and self._forwarded.client is not None:
+            self._client = Address(*self._forwarded.client)
         if self._client is None and self._channel is not None:
             self._client = _address((<Channel>self._channel).info("peername"))
         return self._client
@@ -390,7 +402,10 @@ cdef class Request:
 
     @property
     def scheme(self):
-        """ "http" or "https", by the connection; the scheme of an absolute-form target is not trusted."""
+        """ "http" or "https", as a trusted proxy says it, otherwise by the connection; the scheme of an absolute-form target
+        is not trusted."""
+        if self._scheme is None and self._forwarded is not None:
+            self._scheme = self._forwarded.scheme
         if self._scheme is None:
             secure = self._channel is not None and (<Channel>self._channel).info("ssl_object") is not None
             self._scheme = "https" if secure else "http"

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint16_t, uint64_t, uint8_t
 from fastserve.protocol.board cimport Board, Seat
 from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head
 from fastserve.protocol.driver cimport Driver, Host
+from fastserve.protocol.forwarded cimport Trust
 from fastserve.protocol.hooks cimport Handler, Observer
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport Timers
@@ -39,6 +40,7 @@ cdef class Service(Host):
     cdef readonly Limits limits
     cdef Timers timers
     cdef HangupWatch hangups
+    cdef readonly Trust trust        # which peers are proxies of ours, and what of theirs is believed; None: nobody
     cdef readonly bint half_close    # a FIN is not taken for a departure
     cdef readonly bint stopping
     cdef bint parting                # the next answer on every connection is its last

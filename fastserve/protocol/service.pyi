@@ -8,6 +8,7 @@ from fastserve.protocol.board import Board
 from fastserve.protocol.connection import Connection
 from fastserve.protocol.driver import Host
 from fastserve.protocol.hooks import Handler, Observer
+from fastserve.protocol.forwarded import Trust
 from fastserve.protocol.limits import Limits
 
 class Service(Host):
@@ -24,6 +25,7 @@ class Service(Host):
         half_close: bool = False,
         board: Board | None = None,
         seat: int = 0,
+        trust: Trust | None = None,
     ) -> Service: ...
     @property
     def loop(self) -> AbstractEventLoop: ...
@@ -31,6 +33,8 @@ class Service(Host):
     def limits(self) -> Limits: ...
     @property
     def date_header(self) -> bool: ...
+    @property
+    def trust(self) -> Trust | None: ...
     @property
     def half_close(self) -> bool: ...
     @property

@@ -48,17 +48,18 @@ cdef class Service(Host):
     server_header: send "server: fastserve". date_header: send Date. fields: (name in lower case, value) pairs of bytes for
     every final response that does not set the name itself. half_close: a peer that shuts down its sending side is still there (by default
     its FIN means that it is gone, as in hyper and nginx). board, seat: the Board that siblings share and our seat on it;
-    None: nobody beside us.
+    None: nobody beside us. trust: Trust, which peers are proxies of ours; None: nobody is.
     """
 
     def __cinit__(self, loop, Handler handler not None, Limits limits=None, Observer observer=None, *,
-                  bint server_header=True, bint date_header=True, fields=(), bint half_close=False, Board board=None, int seat=0):
+                  bint server_header=True, bint date_header=True, fields=(), bint half_close=False, Board board=None, int seat=0, Trust trust=None):
         cdef int index
         self.loop = loop
         self.handler = handler
         self.limits = Limits() if limits is None else limits
         self.observer = observer
         self.half_close = half_close
+        self.trust = trust
         self.timers = Timers(loop)
         self.timers.add_queue(self.limits.header_timeout)
         self.timers.add_queue(self.limits.body_timeout)

@@ -19,6 +19,7 @@ cdef class AccessLog(Observer):
     cdef dict _lookups            # index of a piece to what Python has to look up for it
     cdef fs_log_text *_found
     cdef list _kept               # what `_found` points into
+    cdef bytes _named             # what `_facts.peer` points into, if a proxy names it
     cdef bint _excludes
     cdef dict _excluded           # paths as bytes, exact
     cdef tuple _excluded_prefixes

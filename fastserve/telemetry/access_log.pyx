@@ -232,12 +232,12 @@ cdef class AccessLog(Observer):
         return 0
 
     cdef int _tell_peer(self, Exchange exchange) except -1:
-        # Made once per connection. A Unix peer has no name.
+        # Made once per connection, unless the peer is a proxy of ours, which may name a client with each request.
         cdef bytes text = exchange.channel.peer_text
-        if text is None:
-            peer = exchange.channel.info("peername")
-            text = (f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix").encode() + bytes(FS_LOG_SLACK)
-            exchange.channel.peer_text = text
+        if exchange.channel.trust is not None:
+            text = self._named = _peer_text(exchange.peer())
+        elif text is None:
+            text = exchange.channel.peer_text = _peer_text(exchange.channel.info("peername"))
         self._facts.peer.p = <const uint8_t *>PyBytes_AS_STRING(text)
         self._facts.peer.len = PyBytes_GET_SIZE(text) - FS_LOG_SLACK
         return 0
@@ -369,6 +369,11 @@ cdef class AccessLog(Observer):
         self.flush()
         if self._writer is not None:
             self._writer.close()
+
+
+cdef bytes _peer_text(peer):
+    """address:port; a Unix peer has no name. With the slack that csrc/logline.h asks for."""
+    return (f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix").encode() + bytes(FS_LOG_SLACK)
 
 
 cdef object _user(credentials):
