@@ -75,6 +75,20 @@ cdef extern from *:
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0
     #endif
+    /* recv() and send() are cancellation points of POSIX threads: with a second thread in the process, and there always is
+     * one, glibc pays for that at each call. Nobody cancels us; the system call itself is asked for. */
+    #if defined(__linux__) && defined(__LP64__)
+    #include <sys/syscall.h>
+    static inline ssize_t fs_recv(int fd, void *data, size_t size) {
+      return syscall(SYS_recvfrom, fd, data, size, 0, NULL, NULL);
+    }
+    static inline ssize_t fs_send(int fd, const void *data, size_t size) {
+      return syscall(SYS_sendto, fd, data, size, MSG_NOSIGNAL, NULL, 0);
+    }
+    #else
+    static inline ssize_t fs_recv(int fd, void *data, size_t size) { return recv(fd, data, size, 0); }
+    static inline ssize_t fs_send(int fd, const void *data, size_t size) { return send(fd, data, size, MSG_NOSIGNAL); }
+    #endif
 
     static void fs_peer_of(const struct sockaddr_storage *from, fs_peer *peer) {
       memset(peer, 0, sizeof *peer);
@@ -149,7 +163,7 @@ cdef extern from *:
     const bint FS_HAVE_EPOLL
     const uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET
     const int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
-    const int MSG_NOSIGNAL, SHUT_WR
+    const int SHUT_WR
     int epoll_create1(int flags)
     int epoll_wait(int set, epoll_event *events, int count, int timeout)
     int fs_epoll(int set, int how, int fd, uint32_t events, void *target)
@@ -159,8 +173,8 @@ cdef extern from *:
     const char *fs_peer_text(const fs_peer *peer, char *text, size_t size)
     int fs_socket_error(int fd)
     void fs_reset_on_close(int fd)
-    ssize_t recv(int fd, void *data, size_t size, int flags)
-    ssize_t send(int fd, const void *data, size_t size, int flags)
+    ssize_t fs_recv(int fd, void *data, size_t size)
+    ssize_t fs_send(int fd, const void *data, size_t size)
     ssize_t writev(int fd, const iovec *pieces, int count)
     ctypedef long off_t
     ssize_t fs_sendfile(int to, int source, off_t *at, size_t size)
@@ -606,12 +620,12 @@ cdef class SocketWire(Wire):
             wants = stream.wire_wants()
             if wants == 0:
                 room = BUFFER_SIZE
-                got = recv(self.fd, driver.buffer, room, 0)
+                got = fs_recv(self.fd, driver.buffer, room)
             else:
                 # The rest of a body: into the object that the application will get, without a copy.
                 room = wants if wants < OWN_MAX else OWN_MAX
                 owner = PyBytes_FromStringAndSize(NULL, room)
-                got = recv(self.fd, PyBytes_AS_STRING(owner), room, 0)
+                got = fs_recv(self.fd, PyBytes_AS_STRING(owner), room)
             if got > 0:
                 if owner is None:
                     stream.wire_received(driver.buffer, got, None)
@@ -644,7 +658,7 @@ cdef class SocketWire(Wire):
         if self.fd < 0 or self._closing:
             return 0
         if self._queue is None:
-            sent = send(self.fd, data, length, MSG_NOSIGNAL)
+            sent = fs_send(self.fd, data, length)
             if sent == <ssize_t>length:
                 return 0
             if sent < 0:
@@ -659,7 +673,7 @@ cdef class SocketWire(Wire):
         if self.fd < 0 or self._closing:
             return 0
         if self._queue is None:
-            sent = send(self.fd, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole), MSG_NOSIGNAL)
+            sent = fs_send(self.fd, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole))
             if sent == PyBytes_GET_SIZE(whole):
                 return 0
             if sent < 0:

@@ -29,6 +29,7 @@ from fastserve.protocol.core cimport (
     fs_text_equal,
 )
 from fastserve.protocol.exchange cimport END_AT, HEAD_AT
+from fastserve.protocol.forwarded cimport Forwarded
 
 from fastserve.telemetry.line_writer import LineWriter as _LineWriter
 
@@ -234,8 +235,9 @@ cdef class AccessLog(Observer):
     cdef int _tell_peer(self, Exchange exchange) except -1:
         # Made once per connection, unless the peer is a proxy of ours, which may name a client with each request.
         cdef bytes text = exchange.channel.peer_text
-        if exchange.channel.trust is not None:
-            text = self._named = _peer_text(exchange.peer())
+        cdef Forwarded said = exchange.forwarded() if exchange.channel.trust is not None else None
+        if said is not None and said.client is not None:
+            text = self._named = _peer_text(said.client)
         elif text is None:
             text = exchange.channel.peer_text = _peer_text(exchange.channel.info("peername"))
         self._facts.peer.p = <const uint8_t *>PyBytes_AS_STRING(text)
