@@ -45,7 +45,9 @@ cdef class Driver:
     cdef list _by_slot              # lists of Listener
     cdef list _gone                 # closed in this turn: kept until no event can name them
     cdef object _pause              # timer handle while out of descriptors
-    cdef object _check              # timer handle while siblings have been left something
+    cdef object _check              # timer handle while siblings have been left something,
+    cdef int64_t _left_at           # the last time,
+    cdef int64_t _first_left_at     # and the first since the handle was made
     cdef object _told_at
     cdef set _tasks                 # transports in the making
     cdef bint _turning              # inside _ready

@@ -69,7 +69,7 @@ cdef class Service(Host):
         self.timers.add_queue(self.limits.ping_interval)
         self.timers.add_queue(self.limits.ping_timeout)
         self.timers.add_queue(self.limits.close_timeout)
-        self.timers.add_queue(min(self.limits.linger_timeout, PARTING_SECONDS))
+        self.timers.add_queue(PARTING_SECONDS)
         self.hangups = HangupWatch(loop)
         self.board = board
         if board is None:
