@@ -7,8 +7,8 @@ from socket import socket
 from fastserve.protocol.board import Board
 from fastserve.protocol.connection import Connection
 from fastserve.protocol.driver import Host
-from fastserve.protocol.hooks import Handler, Observer
 from fastserve.protocol.forwarded import Trust
+from fastserve.protocol.hooks import Handler, Observer
 from fastserve.protocol.limits import Limits
 
 class Service(Host):
