@@ -68,7 +68,6 @@ from fastserve.errors import ClientDisconnected, LocalProtocolError, RemoteProto
 __all__ = ["ASGIHandler", "asgi3"]
 
 cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(object thing)
     bint PyCoro_CheckExact(object coro)
 
 cdef enum:
@@ -87,9 +86,6 @@ cdef dict ASGI = {"version": "3.0", "spec_version": "2.4"}
 cdef dict EXTENSIONS_10 = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
 cdef dict EXTENSIONS = {**EXTENSIONS_10, "http.response.early_hint": {}}
 cdef dict EXTENSIONS_TE = {**EXTENSIONS, "http.response.trailers": {}}
-cdef enum:
-    SPARE_MAX = 64   # calls kept for the next requests
-
 
 def asgi3(app):
     """An ASGI 2 application, `app(scope)` and then `instance(receive, send)`, as an ASGI 3 application."""
@@ -168,7 +164,6 @@ cdef class ASGIHandler(Handler):
     cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1:
         cdef EventCall call
         cdef WebSocket websocket = None
-        cdef ASGICall again
         cdef object coro
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
@@ -208,15 +203,11 @@ cdef class ASGIHandler(Handler):
         call.go(coro)
         call.pooled = False
         coro = None
-        if websocket is None and call.finished and call.reusable() and Py_REFCNT(call) == 2 and len(self.spare) < SPARE_MAX:
-            # Most calls end here, and nobody has seen their task or kept receive or send. (2: ours, and the task's.)
-            again = <ASGICall>call
-            again.stage = NOTHING
-            again.body_over = again.wants_trailers = again.sends_trailers = False
-            again.turns = 0
-            self.spare.append(again)
-            return 0
-        call.let_go()
+        if websocket is None:
+            if call.kept(self.spare):
+                return 0
+        else:
+            call.let_go()
         if not call.finished:
             self.running.add(call)
         return 0
@@ -569,6 +560,12 @@ cdef class ASGICall(EventCall):
         return self.wake()
 
     # --- the end of the call ---
+
+    cdef int reset(self) except -1:
+        self.stage = NOTHING
+        self.body_over = self.wants_trailers = self.sends_trailers = False
+        self.turns = 0
+        return 0
 
     cdef object returned(self, object value):
         cdef Exchange exchange = self.exchange

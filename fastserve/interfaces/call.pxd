@@ -37,4 +37,8 @@ cdef class HandlerCall(Call):
     cdef int _unlist(self, object task) except -1
     cdef object _step(self, object value, object error, bint *suspended)
     cdef object _ended(self, object value, object error)
+    # A wing keeps calls that nobody has seen, with their blank tasks, for the next requests: kept() behind go() puts this one
+    # among `spare`, reset; False: they have let go of each other.
+    cdef bint kept(self, list spare) except -1
+    cdef int reset(self) except -1
     cdef int _finish(self) except -1

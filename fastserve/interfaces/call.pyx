@@ -37,6 +37,10 @@ cdef extern from "Python.h":
         PYGEN_NEXT
 
     PySendResult PyIter_Send(object it, object arg, PyObject **result) except *
+    Py_ssize_t Py_REFCNT(object thing)
+
+cdef enum:
+    SPARE_MAX = 64   # calls kept for the next requests
 
 cdef extern from *:
     """
@@ -262,6 +266,18 @@ cdef class HandlerCall(Call):
         self.task = task
         self.context = None
         return True
+
+    cdef bint kept(self, list spare) except -1:
+        # Most calls end within go(), and nobody has seen their task or kept a method of theirs. (2: the wing's, and the task's.)
+        if self.finished and self.reusable() and Py_REFCNT(self) == 2 and len(spare) < SPARE_MAX:
+            self.reset()
+            spare.append(self)
+            return True
+        self.let_go()
+        return False
+
+    cdef int reset(self) except -1:
+        return 0
 
     cdef int let_go(self) except -1:
         # Leave no circle behind: a task that asyncio has not got ends here.

@@ -30,7 +30,6 @@ from fastserve.interfaces.call cimport HandlerCall
 from fastserve.interfaces.relay cimport RelayExchange, again
 
 cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(object thing)
     bint PyCoro_CheckExact(object coro)   # a coroutine of an `async def`: without the Python call that inspect costs
 
 from fastserve.protocol.core cimport (
@@ -87,7 +86,6 @@ cdef dict METHOD_IDS = {
 
 cdef object END = object()   # of an iterator
 cdef enum:
-    SPARE_MAX = 64           # calls kept for the next requests
     INLINE_TURN = 32         # pieces of an iterator that runs on the loop, before others get their turn
 
 
@@ -750,11 +748,8 @@ cdef class NativeHandler(Handler):
         call.pooled = True
         call.start()
         call.pooled = False
-        if call.finished and call.reusable() and Py_REFCNT(call) == 2 and len(self._spare) < SPARE_MAX:
-            # Most calls end here, and nobody has seen their task: it serves the next one. (2: ours, and the task's.)
-            self._give_back(call)
+        if call.kept(self._spare):
             return 0
-        call.let_go()
         if not call.finished and not exchange.ended and exchange._request is None:
             # It goes on after the bytes of the head are gone; exception handlers and the log want to know whose it was.
             exchange.keep_head()

@@ -79,6 +79,7 @@ cdef class Exchange:
     cdef int lose(self, object error) except -1       # the connection is gone
     cdef int gone(self, object error) except -1       # the peer left, or broke a rule: tell the body and the call
 
+    cdef fs_out *_head_1xx(self, unsigned status, bytes protocol, object headers, bint *date, bint *server) except NULL
     cdef int _check_open(self) except -1
     cdef int _check_start(self, unsigned status) except -1
     cdef int _write_fields(self, fs_out **out, object headers, int64_t *content_length, bint *close, bint *date,

@@ -509,31 +509,45 @@ cdef class Exchange:
         fs_response_raw(out, <const char *>b"\r\n", 2)
         return self._write_framing(out, False, False)
 
-    cdef int send_1xx(self, unsigned status, object headers) except -1:
-        """An interim response, at once. LocalProtocolError after the head, to an HTTP/1.0 peer, and for 101."""
+    cdef fs_out *_head_1xx(self, unsigned status, bytes protocol, object headers, bint *date, bint *server) except NULL:
+        # Status line and fields of an interim response, or of a 101 to `protocol`; the state machine has its say.
         cdef fs_out *out
         cdef size_t mark
         cdef int error
         cdef int64_t ignored = -1
-        cdef bint close = False, date = False, server = False
+        cdef bint close = False
         if headers is not None and not isinstance(headers, (list, tuple)):
             headers = list(headers)
-        self._check_open()
         out = self.channel.out(HEAD_ROOM)
         mark = out.len
         error = fs_response_status_line(out, status, NULL, 0)
+        if error == FS_E_NONE and protocol is not None:
+            fs_response_raw(out, <const char *>b"connection: upgrade\r\n", 21)
+            error = fs_response_field(out, <const uint8_t *>b"upgrade", 7, <const uint8_t *>PyBytes_AS_STRING(protocol),
+                                      PyBytes_GET_SIZE(protocol))
         if error == FS_E_NONE and headers is not None:
             try:
-                error = self._write_fields(&out, headers, &ignored, &close, &date, &server)
+                error = self._write_fields(&out, headers, &ignored, &close, date, server)
             except BaseException:
                 out.len = mark
                 raise
         if error == FS_E_NONE:
-            error = fs_conn_send_1xx(&self.channel.conn, status)
+            if out.cap - out.len < HEAD_ROOM:
+                out = self.channel.out(HEAD_ROOM)
+            if protocol is None:
+                error = fs_conn_send_1xx(&self.channel.conn, status)
+            else:
+                error = fs_conn_send_head(&self.channel.conn, status, -1, False, True, &self.plan)
         if error != FS_E_NONE:
-            self._refuse(out, mark, error, status)
-        if out.cap - out.len < 2:
-            out = self.channel.out(2)
+            self._refuse(out, mark, error, status if protocol is None else headers)
+        return out
+
+    cdef int send_1xx(self, unsigned status, object headers) except -1:
+        """An interim response, at once. LocalProtocolError after the head, to an HTTP/1.0 peer, and for 101."""
+        cdef fs_out *out
+        cdef bint date = False, server = False
+        self._check_open()
+        out = self._head_1xx(status, None, headers, &date, &server)
         fs_response_raw(out, <const char *>b"\r\n", 2)
         self.channel.flush()
         return 0
@@ -542,32 +556,10 @@ cdef class Exchange:
         """101 Switching Protocols (RFC 9110 sections 7.8, 15.2.2): from here on the connection is `tunnel`'s, and this exchange
         is in hand until finish_upgrade(). Raises as start() does, also if the request did not ask for an upgrade."""
         cdef fs_out *out
-        cdef size_t mark
-        cdef int error
-        cdef int64_t ignored = -1
-        cdef bint close = False, date = False, server = False
-        if headers is not None and not isinstance(headers, (list, tuple)):
-            headers = list(headers)
+        cdef bint date = False, server = False
         self._check_open()
         self._check_start(101)
-        out = self.channel.out(HEAD_ROOM)
-        mark = out.len
-        fs_response_status_line(out, 101, NULL, 0)
-        fs_response_raw(out, <const char *>b"connection: upgrade\r\n", 21)
-        error = fs_response_field(out, <const uint8_t *>b"upgrade", 7, <const uint8_t *>PyBytes_AS_STRING(protocol),
-                                  PyBytes_GET_SIZE(protocol))
-        if error == FS_E_NONE and headers is not None:
-            try:
-                error = self._write_fields(&out, headers, &ignored, &close, &date, &server)
-            except BaseException:
-                out.len = mark
-                raise
-        if error == FS_E_NONE:
-            if out.cap - out.len < HEAD_ROOM:
-                out = self.channel.out(HEAD_ROOM)
-            error = fs_conn_send_head(&self.channel.conn, 101, -1, False, True, &self.plan)
-        if error != FS_E_NONE:
-            self._refuse(out, mark, error, headers)
+        out = self._head_1xx(101, protocol, headers, &date, &server)
         self._write_framing(out, date, server)
         self._head_written(101)
         self.channel.tunnel = tunnel

@@ -7,10 +7,13 @@ FASTSERVE_TEST_LOOP=asyncio or =uvloop runs one of them only.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from interfaces.clients import Peer
 
 import fastserve.testing.live
 from fastserve.process.loops import new_loop
@@ -35,3 +38,28 @@ def loop(loop_name: str) -> Iterator[asyncio.AbstractEventLoop]:
     yield loop
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., Peer]]:
+    made: list[Peer] = []
+
+    def make(*arguments: Any, **fields: Any) -> Peer:
+        made.append(Peer(*arguments, **fields))
+        return made[-1]
+
+    yield make
+    for item in made:
+        item.close()
+
+
+@pytest.fixture
+def errors() -> Iterator[list[logging.LogRecord]]:
+    """The records of the error log, as they come."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("fastserve.error")
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)

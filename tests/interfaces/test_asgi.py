@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-import logging
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ import httpx
 import pytest
 import sniffio
 from asgiref.testing import ApplicationCommunicator
+from interfaces.clients import poll
 
 from fastserve import Server
 from fastserve.errors import ClientDisconnected, ConfigError
@@ -64,25 +64,6 @@ def body(data: Any = b"", more: bool = False) -> dict[str, Any]:
 def serving(app: Any, **options: Any) -> Iterator[str]:
     with live_server(app, access_log=False, **options) as url:
         yield url
-
-
-def poll(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def errors() -> Iterator[list[logging.LogRecord]]:
-    """The records of the error log, as they come."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
-    logger = logging.getLogger("fastserve.error")
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 # -------------------------------------------------------------------------------------------------------- the scope

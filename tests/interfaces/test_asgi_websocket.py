@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import websockets
-from interfaces.test_websocket import BINARY, CLOSE, TEXT, Peer, poll
+from interfaces.clients import BINARY, CLOSE, TEXT, Peer, poll
 from websockets.sync.client import connect
 
 from fastserve import App
@@ -64,31 +63,6 @@ async def echo(scope, receive, send):
 def serving(app: Any, **options: Any) -> Iterator[str]:
     with live_server(app, access_log=False, **{"lifespan": "off", **options}) as url:
         yield url
-
-
-@pytest.fixture
-def peer() -> Iterator[Callable[..., Peer]]:
-    made: list[Peer] = []
-
-    def make(*arguments: Any, **fields: Any) -> Peer:
-        made.append(Peer(*arguments, **fields))
-        return made[-1]
-
-    yield make
-    for item in made:
-        item.close()
-
-
-@pytest.fixture
-def errors() -> Iterator[list[logging.LogRecord]]:
-    """The records of the error log, as they come."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
-    logger = logging.getLogger("fastserve.error")
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 def ws(url: str) -> str:

@@ -17,16 +17,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from interfaces.clients import poll
 
 from fastserve import App, HTTPException, Json, Query, Request, Response, State, StreamingResponse
 from fastserve.testing import live_server
-
-
-def poll(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.01)
 
 
 def make_app(seen: SimpleNamespace) -> App:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import httpx
 import msgspec
 import pytest
+from interfaces.clients import poll
 
 from fastserve import (
     App,
@@ -53,13 +54,6 @@ def quiet_errors(caplog) -> Iterator[list[str]]:
         messages: list[str] = []
         yield messages
         messages += [record.getMessage() for record in caplog.records[before:]]
-
-
-def poll(condition, seconds: float = 3.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.005)
 
 
 # ---------------------------------------------------------------------------------------------------------- routing

@@ -23,6 +23,7 @@ from wsgiref.validate import validator
 import httpx
 import pytest
 from asgiref.sync import async_to_sync
+from interfaces.clients import poll
 
 from fastserve.errors import ClientDisconnected
 from fastserve.interfaces import make_handler
@@ -35,13 +36,6 @@ TEXT = [("Content-Type", "text/plain")]
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers
-
-
-def poll(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.005)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,8 @@ from fastserve import (
     StreamingResponse,
 )
 from fastserve.protocol.headers import URL, Address, MutableHeaders, QueryParams
-from fastserve.testing import live_server
+from fastserve.testing import TestClient, WebSocketSession, live_server
+from fastserve.types import Environ, StartResponse
 
 
 class Pool:
@@ -234,6 +235,25 @@ def main() -> None:
         assert_type(url, str)
     assert_type(fastserve.__version__, str)
     fastserve.run("user_code:app", port=8000)
+
+
+def old(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"old"]
+
+
+app.mount_wsgi("/old", old)
+app.mount_wsgi("/old", embedded)  # type: ignore[arg-type]
+
+
+def test_something(fastserve_client: Callable[..., TestClient]) -> None:
+    with TestClient(app, headers={"a": "b"}, threads=2) as client:
+        assert_type(client, TestClient)
+        assert_type(client.get("/").status_code, int)
+        with client.websocket_connect("/ws", subprotocols=["chat"]) as websocket:
+            assert_type(websocket, WebSocketSession)
+            assert_type(websocket.receive_text(), str)
+    assert_type(fastserve_client(app).get("/").text, str)
 
 
 fastserve.Nothing  # type: ignore[attr-defined]
