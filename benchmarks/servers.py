@@ -92,7 +92,7 @@ class Server:
 
     def prepare(self, port: int, folder: Path) -> None:
         """Write its configuration, and the files to serve, into its own folder."""
-        if not self.config:
+        if not self.config and not any("{www}" in argument for argument in self.arguments):
             return
         www = folder / "www"
         www.mkdir()
@@ -100,6 +100,8 @@ class Server:
             (www / name).write_bytes(content)
         for path in (folder, www):
             path.chmod(0o755)  # the system's servers read it as another user
+        if not self.config:
+            return
         values = {"port": str(port), "folder": str(folder), "www": str(www), **CERTIFICATE}
         text = (ROOT / "benchmarks" / "peers" / self.config).read_text(encoding="utf-8")
         (folder / self.config).write_text(_fill(text, values), encoding="utf-8")
@@ -221,6 +223,8 @@ SERVERS = {
         Server("fastserve-tls", "fastserve", (*_FASTSERVE, *_UVICORNS_TLS), _NATIVE, False, cases=_TLS),
         Server("fastserve-asgi-tls", "fastserve",
                (*_FASTSERVE, *_UVICORNS_TLS, "--interface", "asgi"), _ASGI_APP, False, cases=_TLS),
+        Server("fastserve-static", "fastserve",
+               (*_FASTSERVE, "--static", "/={www}"), _NATIVE, False, cases=("static",)),
         Server("epoll", "epoll", ("{port}",), kind="built"),
         Server("hyper", "hyper", ("{port}",), kind="built"),
         Server("axum", "axum", ("{port}",), kind="built", cases=_SHORT),

@@ -27,7 +27,8 @@ def _rows(ours: str, peers: tuple[str, ...], **ratios: float) -> list[Target]:
 TARGETS = (
     *_rows("fastserve", ("hyper",), plaintext=1.0, pipelined=0.9, json=1.3, browser=1.0, echo_1k=1.0),
     *_rows("fastserve", ("hyper",), echo_64k=1.1, **{"10k": 1.1, "1m": 1.1}, close=1.0, stream=0.5),
-    *_rows("fastserve", ("nginx",), close=1.1, static=1.2),
+    *_rows("fastserve", ("nginx",), close=1.1),
+    *_rows("fastserve-static", ("nginx",), static=1.2),
     *_rows("fastserve-asgi", ("hyper",), plaintext=1.2, pipelined=2.5),
     *_rows("fastserve-asgi", ("fastpysgi-asgi",), plaintext=0.5),
     *_rows("fastserve-asgi", ("granian",), plaintext=0.4, pipelined=0.2, close=0.8, stream=0.5),

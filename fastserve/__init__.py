@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names as in _WHERE, for type checkers and editors,
     from fastserve.protocol.headers import Headers as Headers
     from fastserve.protocol.request import Request as Request
     from fastserve.protocol.response import EventSourceResponse as EventSourceResponse
+    from fastserve.protocol.response import FileResponse as FileResponse
     from fastserve.protocol.response import HTMLResponse as HTMLResponse
     from fastserve.protocol.response import JSONResponse as JSONResponse
     from fastserve.protocol.response import PlainTextResponse as PlainTextResponse
@@ -48,6 +49,7 @@ _WHERE = {
     "RedirectResponse": "fastserve.protocol.response",
     "StreamingResponse": "fastserve.protocol.response",
     "EventSourceResponse": "fastserve.protocol.response",
+    "FileResponse": "fastserve.protocol.response",
     "WebSocket": "fastserve.protocol.websocket",
     "WebSocketDisconnect": "fastserve.errors",
     "Query": "fastserve.params",

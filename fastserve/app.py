@@ -8,6 +8,7 @@ process/, and of interfaces/ only the bridge, when an ASGI server calls. The nam
 from __future__ import annotations
 
 import inspect
+import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -47,6 +48,7 @@ class App(Router):
         self._before: list[Callable[..., Any]] = []
         self._after: list[Callable[..., Any]] = []
         self._mounts: list[tuple[str, Any, str]] = []  # path, application, interface
+        self._folders: list[tuple[str, str, dict[str, Any]]] = []
         self._bridge: Any = None  # made when an ASGI server calls
         self._exception_handlers: dict[int | type[Exception], Callable[..., Any]] = {}
         # the compiled forms of this app that serve at the moment: marked stale when something is added
@@ -103,9 +105,35 @@ class App(Router):
             raise ConfigError(f"mount {path!r}: {app!r} is not callable", exit_code=3)
         if app is self:
             raise ConfigError(f"mount {path!r}: an App cannot be mounted in itself", exit_code=3)
-        if any(path == other for other, _, _ in self._mounts):
+        if any(path == other for other, *_ in [*self._mounts, *self._folders]):
             raise ConfigError(f"mount {path!r} is registered twice", exit_code=3)
         self._mounts.append((path, app, interface))
+        self._changed()
+
+    def static(
+        self,
+        path: str,
+        directory: str | os.PathLike[str],
+        *,
+        index: str | None = "index.html",
+        max_age: float | None = None,
+        precompressed: bool = True,
+        etag: bool = True,
+    ) -> None:
+        """Answer what is below `path` ("" or "/text"), and matches no route, with the files of `directory`.
+
+        `index`: name of the file that a folder is answered with; None: none. `max_age`: seconds of Cache-Control; None: no
+        such field. `precompressed`: `name.br`, `name.zst` and `name.gz` stand in for `name` where the client takes them.
+        `etag`: send one. ConfigError if the directory is none. Source: starlette.staticfiles.StaticFiles, nginx's
+        gzip_static.
+        """
+        path = path.removesuffix("/")
+        if any(path == other for other, *_ in [*self._mounts, *self._folders]):
+            raise ConfigError(f"static {path!r} is registered twice", exit_code=3)
+        # made absolute now: the program may change its folder later
+        where = os.path.abspath(os.fsdecode(directory))
+        options = {"index": index, "max_age": max_age, "precompressed": precompressed, "etag": etag}
+        self._folders.append((path, where, options))
         self._changed()
 
     # --- around the handlers ---

@@ -211,10 +211,11 @@ class Raw:
 
     def rest(self) -> bytes:
         """Everything up to the end; a reset is an error."""
+        pieces = [self.buffer]
+        self.buffer = b""
         while data := self.socket.recv(65536):
-            self.buffer += data
-        data, self.buffer = self.buffer, b""
-        return data
+            pieces.append(data)
+        return b"".join(pieces)
 
     def close(self) -> None:
         self.socket.close()

@@ -1,6 +1,6 @@
 """Which wing answers for an application: native, ASGI or WSGI.
 
-Room: floor 2. Called by: process/server.py. Calls: native.pyx, asgi.pyx, wsgi.pyx.
+Room: floor 2. Called by: process/server.py. Calls: native.pyx, asgi.pyx, wsgi.pyx, static.pyx.
 The rules of detection are uvicorn's, after the mark that App carries.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastserve.errors import ConfigError
@@ -16,7 +16,7 @@ from fastserve.errors import ConfigError
 if TYPE_CHECKING:
     from fastserve.protocol.hooks import Handler
 
-__all__ = ["INTERFACES", "detect", "make_handler", "resolve"]
+__all__ = ["INTERFACES", "detect", "make_handler", "resolve", "with_static"]
 
 Interface = Literal["native", "asgi", "asgi2", "wsgi"]
 
@@ -116,6 +116,15 @@ def make_handler(
     if not callable(app) or getattr(type(app), "__fastserve_app__", False):
         raise ConfigError(f"{type(app).__name__} is not a WSGI application: call it natively", exit_code=3)
     return WSGIHandler(app, threads=threads, root_path=root_path, multiprocess=multiprocess)
+
+
+def with_static(handler: Handler, folders: Sequence[tuple[str, str]], max_age: float | None = None) -> Handler:
+    """`handler`, behind folders of files: pairs of a path and a directory. The same if there are none."""
+    if not folders:
+        return handler
+    from fastserve.interfaces.static import Static, StaticHandler
+
+    return StaticHandler(handler, [Static(path, folder, max_age=max_age) for path, folder in folders])
 
 
 def resolve(app: Any, interface: str) -> Interface:

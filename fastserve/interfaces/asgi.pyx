@@ -62,8 +62,10 @@ from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport RequestBody, path_text
 from fastserve.protocol.websocket cimport WebSocket, asks_for_websocket
+from fastserve.protocol.wire cimport OpenFile
 
 from fastserve.errors import ClientDisconnected, LocalProtocolError, RemoteProtocolError
+from fastserve.protocol.files import open_regular
 
 __all__ = ["ASGIHandler", "asgi3"]
 
@@ -638,22 +640,10 @@ async def _pathsend(ASGICall call, object message):
     path = message.get("path")
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise LocalProtocolError(f"'path' of 'http.response.pathsend' is the path of a file, not {path!r}")
-    fd = await call.loop.run_in_executor(None, _open, path)
-    try:
-        await _send_file(call, fd, 0, os.fstat(fd).st_size, False)
-    finally:
-        os.close(fd)
-
-
-def _open(path):
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)   # a FIFO must not hold the thread for ever
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(f"{path!r} is not a regular file")
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    file = open_regular(path, True)
+    if file is None:   # the disk has to be asked
+        file = await call.loop.run_in_executor(None, open_regular, path)
+    await _send_file(call, file.fd, 0, file.size, False, file)
 
 
 async def _zerocopysend(ASGICall call, object message):
@@ -673,13 +663,14 @@ async def _zerocopysend(ASGICall call, object message):
     if stat.S_ISREG(known.st_mode):
         left = max(known.st_size - offset, 0)
         count = left if count is None else min(count, left)
-    sent = await _send_file(call, fd, offset, count, bool(message.get("more_body", False)))
+    sent = await _send_file(call, fd, offset, count, bool(message.get("more_body", False)), None)
     if stands:
         os.lseek(fd, offset + sent, os.SEEK_SET)
 
 
-async def _send_file(ASGICall call, object fd, object offset, object count, bint more):
-    """`count` bytes (None: all there are) of the file from `offset` (None: it cannot be told, a pipe). Returns what was sent."""
+async def _send_file(ASGICall call, object fd, object offset, object count, bint more, OpenFile file):
+    """`count` bytes (None: all there are) of the file from `offset` (None: it cannot be told, a pipe). Returns what was sent.
+    By the kernel where that can be; otherwise by a thread that reads. `file`: who holds the descriptor; None: the application."""
     cdef Exchange exchange
     sent = 0
     call.check_there()
@@ -687,6 +678,14 @@ async def _send_file(ASGICall call, object fd, object offset, object count, bint
         call.write_head(count if not more and not call.wants_trailers and count is not None and offset is not None else -1)
     exchange = call.exchange
     silent = exchange.head().method_id == FS_METHOD_HEAD or not exchange.plan.body
+    if not silent and offset is not None and count is not None and exchange.channel.takes_files():
+        if file is not None:
+            exchange.send_open(file, offset, count)
+        else:
+            exchange.send_file(fd, offset, count)   # with a descriptor of its own: the application may close this one
+        sent = count
+        if more and not exchange.writable():
+            await exchange.drained()
     while not silent and (count is None or sent < count):
         size = FILE_BLOCK if count is None else min(FILE_BLOCK, count - sent)
         if offset is None:

@@ -28,6 +28,7 @@ from libc.stdint cimport uint8_t
 from fastserve.interfaces.asgi cimport ASGIHandler
 from fastserve.interfaces.call cimport HandlerCall
 from fastserve.interfaces.relay cimport RelayExchange, again
+from fastserve.interfaces.static cimport Static
 
 cdef extern from "Python.h":
     bint PyCoro_CheckExact(object coro)   # a coroutine of an `async def`: without the Python call that inspect costs
@@ -52,8 +53,10 @@ from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.headers cimport raw_headers
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport BodyListener, Namespace, Request, RequestBody, path_bytes
-from fastserve.protocol.response cimport Response, StreamingResponse, content_type_of
+from fastserve.protocol.files cimport answer_of, send_answer
+from fastserve.protocol.response cimport FileResponse, Response, StreamingResponse, content_type_of
 from fastserve.protocol.websocket cimport WebSocket, asks_for_websocket
+from fastserve.protocol.wire cimport OpenFile
 
 from fastserve.errors import (
     ClientDisconnected, ConfigError, HTTPException, LocalProtocolError, RemoteProtocolError, WebSocketDisconnect,
@@ -61,6 +64,8 @@ from fastserve.errors import (
 from fastserve.interfaces import detect
 from fastserve.interfaces.asgi import asgi3
 from fastserve.interfaces.relay import relay
+from fastserve.interfaces.static import static_response
+from fastserve.protocol.files import open_regular
 from fastserve.protocol.response import JSONResponse, PlainTextResponse, json_encode
 from fastserve.routing import JSON_MISFITS, MISSING, describe
 
@@ -537,6 +542,7 @@ cdef class NativeHandler(Handler):
     cdef dict _exception_handlers
     cdef list _spare                # NativeCalls with their blank tasks, ready for another request
     cdef list _mounts               # of Mount, the longest prefix first
+    cdef list _folders              # of Static, likewise
     cdef str root_path              # for what is mounted,
     cdef bint _multiprocess         # and whether other processes serve it too
     cdef object __weakref__
@@ -547,6 +553,7 @@ cdef class NativeHandler(Handler):
         self.root_path = root_path
         self._multiprocess = multiprocess
         self._mounts = []
+        self._folders = []
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._threads = threads if threads is not None else min(32, (os.cpu_count() or 1) + 4)
@@ -578,6 +585,8 @@ cdef class NativeHandler(Handler):
         """Cancel such calls."""
         for mount in self._mounts:
             (<Mount>mount).handler.cancel()
+        for folder in self._folders:
+            (<Static>folder).cancel()
 
     def close(self):
         """Join the threads of the pool; calls that have not begun are dropped."""
@@ -586,6 +595,8 @@ cdef class NativeHandler(Handler):
         self._spare.clear()
         for mount in self._mounts:
             (<Mount>mount).handler.close()
+        for folder in self._folders:
+            (<Static>folder).close()
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -633,6 +644,8 @@ cdef class NativeHandler(Handler):
             methods |= leaf.methods
             websockets = websockets or leaf.websocket is not None
         self._compile_mounts()
+        self._folders = sorted([Static(prefix, directory, **options) for prefix, directory, options in app._folders],
+                               key=_folder_depth, reverse=True)
         self._exact = exact
         self._tree = tree
         self._websockets = websockets
@@ -683,12 +696,22 @@ cdef class NativeHandler(Handler):
         self._mounts = mounts
         return 0
 
-    cdef Mount _mounted(self, bytes path, bint escaped):
+    cdef object _below(self, bytes path, bint escaped):
+        # The Mount or the Static that takes a path which no route matches: the one with the longer prefix.
         cdef Mount mount
+        cdef Static folder
+        cdef object found = None
+        cdef Py_ssize_t depth = -1
         for mount in self._mounts:
             if mount.takes(path, escaped):
-                return mount
-        return None
+                found, depth = mount, len(mount.segments)
+                break
+        for folder in self._folders:
+            if len(folder.segments) <= depth:
+                break
+            if folder.tail_of(path, escaped) is not None:
+                return folder
+        return found
 
     cdef object pool(self):
         if self._pool is None:
@@ -730,6 +753,9 @@ cdef class NativeHandler(Handler):
             # Middleware and hooks are for requests: a WebSocket of a mounted application goes past them, as our own do.
             self._give_back(call)
             return (<Mount>found).handler.answer(exchange, (<Mount>found).prefix, self.context, self.state or None)
+        if type(found) is Static and not self._chained and not self._exception_handlers:
+            self._give_back(call)
+            return (<Static>found).serve(exchange)
         call.wing = self
         call.exchange = exchange
         call.loop = self.loop
@@ -740,6 +766,9 @@ cdef class NativeHandler(Handler):
             call.cancel_on_disconnect = call.endpoint.cancel_on_disconnect
         elif type(found) is Mount:
             call.mount = <Mount>found
+            call.cancel_on_disconnect = True
+        elif type(found) is Static:
+            call.folder = <Static>found
             call.cancel_on_disconnect = True
         else:
             call.refusal = <Refusal>found
@@ -784,7 +813,6 @@ cdef class NativeHandler(Handler):
         cdef object leaf
         cdef Endpoint found
         cdef Search search
-        cdef Mount mount
         cdef bint escaped = head.parts.has_percent
         cdef bint slashes_differ = False
         cdef set allowed = None
@@ -831,10 +859,10 @@ cdef class NativeHandler(Handler):
             if search.upgrade:
                 return UPGRADE_REQUIRED
         if allowed is None:
-            if self._mounts:
-                mount = self._mounted(path, escaped)
-                if mount is not None:
-                    return mount
+            if self._mounts or self._folders:
+                below = self._below(path, escaped)
+                if below is not None:
+                    return below
             return NOT_FOUND
         if head.method_id == FS_METHOD_OPTIONS:
             return _refusal(204, _allow(allowed))
@@ -866,6 +894,10 @@ cdef class NativeHandler(Handler):
 
 def _prefix_length(Mount mount):
     return len(mount.segments)
+
+
+def _folder_depth(Static folder):
+    return len(folder.segments)
 
 
 cdef bytes _unescape(bytes segment):
@@ -919,6 +951,7 @@ cdef class NativeCall(HandlerCall):
     cdef Endpoint endpoint     # or
     cdef Refusal refusal       # or
     cdef Mount mount           # behind middleware or hooks
+    cdef Static folder         # likewise, or before exception handlers
     cdef WebSocket websocket   # its route is one for WebSockets; None otherwise
     cdef list values           # of the path parameters
     cdef bytes body            # for handlers that take it
@@ -931,6 +964,7 @@ cdef class NativeCall(HandlerCall):
         self.endpoint = None
         self.refusal = None
         self.mount = None
+        self.folder = None
         self.values = None
         self.body = None
         self.recovering = self.over = False
@@ -961,6 +995,8 @@ cdef class NativeCall(HandlerCall):
                 coro = endpoint.call(self)
             elif self.wing._chained:
                 coro = _layer(self, 0, self.request())
+            elif self.folder is not None:
+                coro = static_response(self.folder, self.exchange)
             elif endpoint is None:
                 raise self.refusal.error() if self.refusal.status >= 400 else _Automatic()
             else:
@@ -1028,6 +1064,8 @@ cdef class NativeCall(HandlerCall):
         elif isinstance(value, StreamingResponse):
             stream = <StreamingResponse>value
             return _stream(self, stream.status_code, stream._raw, stream.body_iterator)
+        elif isinstance(value, FileResponse):
+            return self._send_response_file(<FileResponse>value)
         elif isinstance(value, Response):
             self._send(<Response>value)
         elif kind is tuple:
@@ -1071,6 +1109,19 @@ cdef class NativeCall(HandlerCall):
                     self.exchange.start(response.status_code, response._raw, -1)
                     return self.exchange.end()
         return self.exchange.send(response.status_code, response._raw, body)
+
+    cdef object _send_response_file(self, FileResponse response):
+        # Open it, if the kernel can without the disk, and send it, if that needs no waiting; else a coroutine goes on.
+        cdef OpenFile file = response.file
+        if file is None:
+            file = open_regular(response.path, True)
+            if file is None:
+                return _open_and_send(self, response)
+        going = send_answer(self.exchange, answer_of(self.exchange, response, file))
+        if going is not None:
+            return _send_on(self, going)
+        self.done()
+        return None
 
     cdef str _complaint(self, object value):
         who = describe(self.endpoint.handler) if self.endpoint is not None else "an exception handler"
@@ -1374,6 +1425,8 @@ async def _endpoint(NativeCall call, Request request):
     cdef Endpoint endpoint = call.endpoint
     if call.mount is not None:
         return await _call_mounted(call, request)
+    if call.folder is not None:
+        return await static_response(call.folder, call.exchange)
     if endpoint is None:
         if call.refusal.status == 204:
             return Response(b"", 204, {"allow": call.refusal.allow.decode("ascii")})
@@ -1546,6 +1599,22 @@ async def _call_mounted(NativeCall call, Request request):
     streamed = StreamingResponse(MountedBody(answer, task), status)
     streamed._raw = headers
     return streamed
+
+
+# --- files ---
+
+
+async def _open_and_send(NativeCall call, FileResponse response):
+    response.file = await _in_pool(call.wing, open_regular, (response.path,), {})
+    going = send_answer(call.exchange, answer_of(call.exchange, response, response.file))
+    if going is not None:
+        await going
+    call.done()
+
+
+async def _send_on(NativeCall call, object going):
+    await going
+    call.done()
 
 
 # --- streaming ---

@@ -8,6 +8,8 @@ Rules:   ASGI 3.0, http.response.start and http.response.body; what Exchange che
 Theory of operation. A wing answers a RelayExchange as it answers any: start, write, end. Each becomes an event in a list.
 `relay` hands them to `send`, and tells the wing when there is room again; it returns when the response is complete.
 """
+import os
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -202,6 +204,20 @@ cdef class RelayExchange(Exchange):
         self.start(status, headers, -1 if status == 304 and PyBytes_GET_SIZE(body) == 0 else PyBytes_GET_SIZE(body))
         self.event(body if self.plan.body else b"", False)
         return self._finish()
+
+    cdef bint send_path(self, unsigned status, object headers, object path, int64_t count) except? False:
+        # The extension Path Send: the outer server opens the file and sends it better than we could read it.
+        cdef RelayChannel channel = <RelayChannel>self.channel
+        if channel.scope is None or "http.response.pathsend" not in (channel.scope.get("extensions") or ()) \
+                or self.head().method_id == FS_METHOD_HEAD or status == 204 or status == 205 or status == 304:
+            return False
+        self.start(status, headers, count)
+        self.head_alone = False
+        self.owed = 0
+        self.body_sent = count
+        channel.events.append({"type": "http.response.pathsend", "path": os.path.abspath(os.fsdecode(path))})
+        self._finish()
+        return True
 
     cdef int send_simple(self, unsigned status, bytes content_type, object body) except -1:
         return self.send(status, [(b"content-type", content_type)], body)

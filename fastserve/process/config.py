@@ -239,6 +239,21 @@ class Config:
         metavar="MODULE:OBJECT",
     )
 
+    static: tuple[str, ...] = _option(
+        (),
+        "files",
+        "texts",
+        "files below a path, answered before the application: /static=./static; may be repeated",
+        metavar="PATH=FOLDER",
+    )
+    static_max_age: float | None = _option(
+        None,
+        "files",
+        "seconds",
+        "that a client may keep such a file without asking again (default: it decides)",
+        metavar="S",
+    )
+
     workers: int = _option(
         1,
         "processes",
@@ -522,7 +537,7 @@ class Config:
             raise ConfigError("limit-request-line must not be above limit-request-head")
         if self.loop not in LOOPS and not REFERENCE.fullmatch(self.loop):
             raise ConfigError(f"loop must be one of {', '.join(LOOPS)}, or MODULE:FACTORY, not {self.loop!r}")
-        _ = self.response_fields
+        _ = self.response_fields, self.folders
         if self.access_log_format is not None:
             try:
                 parse_format(self.access_log_format)
@@ -680,6 +695,22 @@ class Config:
             return Trust(self.forwarded_allow_ips, fields, proxy_protocol=self.proxy_protocol)
         except ValueError as error:
             raise ConfigError(f"forwarded-fields: {error}") from None
+
+    @property
+    def folders(self) -> list[tuple[str, str]]:
+        """`static`, split: the path, and the absolute path of the folder."""
+        found: dict[str, str] = {}
+        for text in self.static:
+            path, equals, folder = text.partition("=")
+            if not equals or not path.startswith("/") or not folder or any(c in path for c in "{}?#%\\\0"):
+                raise ConfigError(f"static must be PATH=FOLDER, such as /static=./static, not {text!r}")
+            path, folder = path.rstrip("/"), os.path.abspath(folder)
+            if path in found:
+                raise ConfigError(f"static: {path or '/'} is given twice")
+            if not os.path.isdir(folder):
+                raise ConfigError(f"static: {folder} is no folder")
+            found[path] = folder
+        return list(found.items())
 
     def limits(self) -> dict[str, Any]:
         """The numbers of the data plane, by the names of protocol.Limits."""

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from fastserve.errors import ConfigError
-from fastserve.interfaces import make_handler, resolve
+from fastserve.interfaces import make_handler, resolve, with_static
 from fastserve.interfaces.lifespan import Lifespan
 from fastserve.process import envfile, logfiles
 from fastserve.process.config import Address, Config, TcpAddress
@@ -184,6 +184,7 @@ class Server:
             if self.interface.startswith("asgi") and not lifespan.supported:
                 self._handler.state = None  # a scope has a state only if there is a lifespan to give it one
             self._lifespan = lifespan
+            self._handler = with_static(self._handler, config.folders, config.static_max_age)
             self._observer = _access_log(config) if config.access_log else None
             if self._observer is not None:
                 logfiles.REOPEN.append(self._observer.reopen)

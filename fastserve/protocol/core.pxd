@@ -116,6 +116,13 @@ cdef extern from "field_names.h" nogil:
         FS_FIELD_X_FORWARDED_PORT
         FS_FIELD_X_FORWARDED_PREFIX
         FS_FIELD_X_FORWARDED_PROTO
+        FS_FIELD_ACCEPT_ENCODING
+        FS_FIELD_IF_MATCH
+        FS_FIELD_IF_MODIFIED_SINCE
+        FS_FIELD_IF_NONE_MATCH
+        FS_FIELD_IF_RANGE
+        FS_FIELD_IF_UNMODIFIED_SINCE
+        FS_FIELD_RANGE
         FS_FIELD_COUNT
 
     uint16_t fs_field_id(const uint8_t *name, size_t len)

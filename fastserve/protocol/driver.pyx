@@ -141,6 +141,19 @@ cdef extern from *:
       return epoll_ctl(set, how, fd, &event);
     }
 
+    static ssize_t fs_send_pieces(int fd, struct iovec *pieces, int count, int more) {
+      struct msghdr message;
+      memset(&message, 0, sizeof message);
+      message.msg_iov = pieces;
+      message.msg_iovlen = count;
+    #ifdef MSG_MORE
+      return sendmsg(fd, &message, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+    #else
+      (void)more;
+      return sendmsg(fd, &message, MSG_NOSIGNAL);
+    #endif
+    }
+
     static int fs_socket_error(int fd) {
       int error = 0;
       socklen_t size = sizeof error;
@@ -175,7 +188,7 @@ cdef extern from *:
     void fs_reset_on_close(int fd)
     ssize_t fs_recv(int fd, void *data, size_t size)
     ssize_t fs_send(int fd, const void *data, size_t size)
-    ssize_t writev(int fd, const iovec *pieces, int count)
+    ssize_t fs_send_pieces(int fd, iovec *pieces, int count, bint more)
     ctypedef long off_t
     ssize_t fs_sendfile(int to, int source, off_t *at, size_t size)
     ssize_t c_read "read"(int fd, void *data, size_t size)
@@ -739,7 +752,8 @@ cdef class SocketWire(Wire):
                 count += 1
                 if count == PIECES_MAX:
                     break
-            sent = writev(self.fd, pieces, count)   # the worker ignores SIGPIPE, as every Python process does
+            # A head that a file follows waits for it, so that both leave in one segment.
+            sent = fs_send_pieces(self.fd, pieces, count, count < len(self._queue))
             if sent < 0:
                 if errno == EAGAIN or errno == EINTR:
                     break
@@ -774,7 +788,7 @@ cdef class SocketWire(Wire):
         if piece.count > 0:
             if budget[0] <= 0:
                 return False  # others first; the set tells us again that there is room
-            sent = fs_sendfile(self.fd, piece.fd, &at, <size_t>min(piece.count, budget[0]))
+            sent = fs_sendfile(self.fd, piece.file.fd, &at, <size_t>min(piece.count, budget[0]))
             if sent < 0:
                 if errno != EAGAIN and errno != EINTR:
                     self._finish(OSError(errno, os.strerror(errno)))

@@ -7,6 +7,7 @@ from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head, fs_respo
 from fastserve.protocol.channel cimport Channel, Tunnel
 from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.request cimport Request, RequestBody
+from fastserve.protocol.wire cimport OpenFile
 
 # Moments, nanoseconds of the monotonic clock; 0 if not taken. Waits are derived from them, never stored.
 cdef enum Moment:
@@ -63,6 +64,9 @@ cdef class Exchange:
     cdef int write(self, object data) except -1       # bytes-like
     # `count` bytes of the open file `fd` (duplicated) from `offset`, by sendfile. False: this wire cannot; nothing was done.
     cdef bint send_file(self, int fd, int64_t offset, int64_t count) except? False
+    cdef bint send_open(self, OpenFile file, int64_t offset, int64_t count) except? False   # the same, without the duplicate
+    # The whole body is the file at `path`, and whoever sends it opens it. False: nobody here can; nothing was done.
+    cdef bint send_path(self, unsigned status, object headers, object path, int64_t count) except? False
     cdef int end(self) except -1
     cdef int end_with(self, object trailers) except -1   # None or pairs; sent behind a chunked body, otherwise checked and dropped
     cdef int send(self, unsigned status, object headers, object body) except -1   # start + write + end, in one write

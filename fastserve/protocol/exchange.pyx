@@ -24,7 +24,7 @@ from fastserve.protocol.core cimport (
 )
 from fastserve.protocol.forwarded cimport forwarded_of
 from fastserve.protocol.timers cimport precise_now
-from fastserve.protocol.wire cimport FilePiece
+from fastserve.protocol.wire cimport FilePiece, OpenFile
 
 from fastserve.errors import ClientDisconnected, LocalProtocolError
 
@@ -354,7 +354,16 @@ cdef class Exchange:
         """Body bytes from a file, sent by the kernel: `count` of them, which must be there. They count as written at once; wait
         with drained() before more. False if this wire cannot (TLS, transports): read and write() them instead. OSError if `fd`
         cannot be duplicated; LocalProtocolError as write()."""
+        if self.started and self.channel is not None and not self.channel.takes_files():
+            return False
+        return self.send_open(OpenFile.over(os.dup(fd)) if count > 0 else None, offset, count)
+
+    cdef bint send_path(self, unsigned status, object headers, object path, int64_t count) except? False:
+        return False
+
+    cdef bint send_open(self, OpenFile file, int64_t offset, int64_t count) except? False:
         cdef int error
+        cdef uint64_t owed
         self._check_open()
         if not self.started:
             raise LocalProtocolError("body before the head of the response")
@@ -362,8 +371,13 @@ cdef class Exchange:
             return False
         if count <= 0:
             return True
-        piece = FilePiece(fd, offset, count)
+        owed = self.channel.conn.owed
         error = fs_conn_send_body(&self.channel.conn, count)
+        if error == FS_E_RESPONSE_TOO_LONG:
+            if owed:
+                self.send_open(file, offset, owed)
+            self.channel.conn.keep_alive = False
+            raise LocalProtocolError(f"more body than Content-Length declared: {count - owed} bytes too many were dropped")
         if error != FS_E_NONE:
             raise LocalProtocolError((<bytes>fs_error_info(<fs_error>error).text).decode())
         if not self.plan.body:
@@ -371,7 +385,7 @@ cdef class Exchange:
         self.body_sent += count
         if self.plan.frame == FS_FRAME_CHUNKED:
             fs_response_chunk_head(self.channel.out(32), count)
-        self.channel.put(piece)
+        self.channel.put(FilePiece(file, offset, count))
         if self.plan.frame == FS_FRAME_CHUNKED:
             fs_response_raw(self.channel.out(32), <const char *>b"\r\n", 2)
         self.channel.flush()

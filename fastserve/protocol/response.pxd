@@ -17,6 +17,12 @@ cdef class StreamingResponse(Response):
     cdef public object body_iterator   # an iterator or asynchronous iterator of bytes or str
 
 
+cdef class FileResponse(Response):
+    cdef public object path          # str, bytes or PathLike
+    cdef public object filename
+    cdef object file                 # OpenFile: it is open already (a static folder's); None: it is opened when it is sent
+
+
 cdef class EventSourceResponse(StreamingResponse):
     pass
 
@@ -37,4 +43,5 @@ cdef class RedirectResponse(Response):
     pass
 
 
+cdef bytes type_of_name(object name)              # bytes of a Content-Type, guessed from the end of a file's name
 cdef bytes content_type_of(object media_type)     # bytes of a Content-Type; "; charset=utf-8" is added to text/*

@@ -1,5 +1,6 @@
 """Types of response.pyx."""
 
+import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from fastserve.protocol.headers import URL, Headers, MutableHeaders
 
 __all__ = [
     "EventSourceResponse",
+    "FileResponse",
     "HTMLResponse",
     "JSONResponse",
     "PlainTextResponse",
@@ -83,6 +85,22 @@ class StreamingResponse(Response):
         status_code: int = 200,
         headers: _Headers = None,
         media_type: str | None = None,
+    ) -> None: ...
+
+class FileResponse(Response):
+    path: str | bytes | os.PathLike[str]
+    filename: str | None
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        status_code: int = 200,
+        headers: _Headers = None,
+        media_type: str | None = None,
+        *,
+        filename: str | None = None,
+        content_disposition_type: str = "attachment",
+        stat_result: os.stat_result | None = None,
+        method: str | None = None,
     ) -> None: ...
 
 class EventSourceResponse(StreamingResponse):

@@ -2,7 +2,7 @@
 # Stream: the same door from the other side, what a wire tells.
 #
 # Siblings: TransportWire (asyncio and uvloop transports: TCP, Unix, TLS), SocketWire (driver.pyx: our own epoll set, Linux).
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fastserve.protocol.timers cimport Expiring
 
 
@@ -22,9 +22,22 @@ cdef class Polled:
     cdef int ready(self, uint32_t events) except -1
 
 
+cdef class OpenFile:
+    # An open file, closed with the last who holds it, and what fstat() said of it when it was opened (files.pyx).
+    cdef readonly int fd
+    cdef readonly int64_t size
+    cdef readonly int64_t mtime_ns
+    cdef int64_t ctime_ns
+    cdef uint64_t dev, ino
+    cdef uint32_t mode
+
+    @staticmethod
+    cdef OpenFile over(int fd)     # takes the descriptor
+
+
 cdef class FilePiece:
-    # A range of an open file, to be sent by the kernel. Has a descriptor of its own.
-    cdef int fd
+    # A range of an open file, to be sent by the kernel.
+    cdef OpenFile file
     cdef int64_t offset
     cdef int64_t count             # bytes still to send
 

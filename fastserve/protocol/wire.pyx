@@ -5,7 +5,6 @@ Called:  by Connection and its exchanges. Calls asyncio or uvloop transports, ep
 """
 
 import fcntl
-import os
 import select
 import socket
 import struct
@@ -49,18 +48,30 @@ cdef class Polled:
         return 0
 
 
-cdef class FilePiece:
-    """`count` bytes of the file `fd` (duplicated here) from `offset`."""
+cdef class OpenFile:
+    """A descriptor that is closed with the last who holds it."""
 
-    def __cinit__(self, int fd, int64_t offset, int64_t count):
+    def __cinit__(self):
         self.fd = -1
-        self.fd = os.dup(fd)
-        self.offset = offset
-        self.count = count
+
+    @staticmethod
+    cdef OpenFile over(int fd):
+        cdef OpenFile file = OpenFile.__new__(OpenFile)
+        file.fd = fd
+        return file
 
     def __dealloc__(self):
         if self.fd >= 0:
             c_close(self.fd)
+
+
+cdef class FilePiece:
+    """`count` bytes of `file` from `offset`."""
+
+    def __cinit__(self, OpenFile file not None, int64_t offset, int64_t count):
+        self.file = file
+        self.offset = offset
+        self.count = count
 
     def __len__(self):
         return self.count

@@ -19,7 +19,17 @@ import pytest
 import uvicorn
 from interfaces.clients import poll
 
-from fastserve import App, HTTPException, Json, Query, Request, Response, State, StreamingResponse
+from fastserve import (
+    App,
+    FileResponse,
+    HTTPException,
+    Json,
+    Query,
+    Request,
+    Response,
+    State,
+    StreamingResponse,
+)
 from fastserve.testing import live_server
 
 
@@ -634,3 +644,44 @@ def test_a_mounted_flask_and_root_path() -> None:
     with live_server(app, root_path="/outer") as url:
         assert httpx.get(url + "/flask/page/1").text == "1 /outer/flask/page/2"
         assert httpx.get(url + "/flask/none").status_code == 404
+
+
+def test_files(tmp_path: Path) -> None:
+    """Whole ones are handed to an outer server that offers path send; parts, and for others all of it, are read."""
+    data = bytes(range(256)) * 4096
+    path = tmp_path / "data.bin"
+    path.write_bytes(data)
+    app = App()
+    app.static("/s", tmp_path)
+
+    @app.get("/file")
+    async def file() -> FileResponse:
+        return FileResponse(path)
+
+    kinds: list[str] = []
+
+    def outer(extensions: dict[str, Any]) -> Any:
+        async def call(scope: Any, receive: Any, send: Any) -> None:
+            async def seen(message: Any) -> None:
+                kinds.append(message["type"])
+                await send(message)
+
+            await app({**scope, "extensions": extensions}, receive, seen)
+
+        return call
+
+    for extensions in ({"http.response.pathsend": {}}, {}):
+        with live_server(outer(extensions), lifespan="off") as url, httpx.Client(base_url=url) as client:
+            for target in ("/file", "/s/data.bin"):
+                kinds.clear()
+                answer = client.get(target)
+                assert (answer.status_code, answer.content) == (200, data)
+                assert ("http.response.pathsend" in kinds) == (bool(extensions) and target == "/file")
+                tag = answer.headers["etag"]
+                assert client.get(target, headers={"if-none-match": tag}).status_code == 304
+                assert client.get(target, headers={"range": "bytes=5-9"}).content == data[5:10]
+                assert client.head(target).headers["content-length"] == str(len(data))
+            assert client.get("/s/missing").status_code == 404
+            with client.stream("GET", "/s/data.bin") as answer:  # one that leaves
+                assert answer.status_code == 200
+            assert client.get("/file").content == data
