@@ -172,6 +172,8 @@ cdef class Static:
         cdef bytes tail = self.tail_of(path, escaped)
         cdef int64_t now = exchange.moments[<int>HEAD_AT]
         cdef Entry entry
+        if now == 0:
+            now = precise_now()   # an exchange of the bridge
         if escaped:
             tail = _plain(tail, True)
             if tail is None:

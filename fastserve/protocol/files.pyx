@@ -171,6 +171,7 @@ cdef int open_file(int folder, bytes path, bint now, bint reads) noexcept:
     cdef bint beneath = folder >= 0
     cdef const char *name = PyBytes_AS_STRING(path)
     cdef bint cached
+    cdef int again = 0
     while have_openat2:
         cached = now and have_cached
         if now:
@@ -184,6 +185,9 @@ cdef int open_file(int folder, bytes path, bint now, bint reads) noexcept:
         if fd == -ENOSYS or (fd == -EPERM and not _allows_openat2()):
             have_openat2 = False   # older than 5.6, or a sandbox that does not know it
             break
+        if fd == -EAGAIN and not now and again < 8:
+            again += 1             # something was renamed while a link's ".." was followed
+            continue
         return fd
     if beneath:
         return -ENOSYS

@@ -469,6 +469,15 @@ def test_a_folder_at_the_root(raw: Any, root: Path) -> None:
         assert conn.send(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").response()[2] == b"the application"
 
 
+def test_over_a_unix_socket(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with live_server(asgi, static=f"/s={root}", uds=str(path)):
+        command = ["curl", "-sf", "--unix-socket", str(path), "http://localhost/s/a.css"]
+        assert subprocess.run(command, capture_output=True, check=True, timeout=20).stdout == CSS
+        command += ["-r", "5-9"]
+        assert subprocess.run(command, capture_output=True, check=True, timeout=20).stdout == CSS[5:10]
+
+
 def test_the_longest_prefix_wins(raw: Any, root: Path, living: Path) -> None:
     inner = App()
 
