@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import logging
+import os
 import socket
 import threading
 import time
@@ -966,6 +968,49 @@ def test_zerocopysend(raw, errors, file: Path) -> None:
         _, fields, got = conn.send(b"GET /whole HTTP/1.1\r\nHost: a\r\n\r\n").response()
         assert got == data and fields["content-length"] == str(len(data))
     assert not errors
+
+
+@pytest.mark.parametrize("wire", ["own", "transport"])
+@pytest.mark.parametrize("kind", ["pathsend", "zerocopysend"])
+def test_files_that_change_while_they_are_sent(
+    raw, caplog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, wire: str
+) -> None:
+    """One that is removed is sent whole; one that becomes shorter is seen to be cut. The loop is free meanwhile."""
+    monkeypatch.setenv("FASTSERVE_WIRE", wire)
+    size = 24 << 20
+    begun = threading.Event()
+
+    @http_only
+    async def app(scope, receive, send):
+        if scope["path"] == "/":
+            await send(START)
+            await send(BODY)
+            return
+        path = tmp_path / scope["path"][1:]
+        await send(start(200))
+        begun.set()
+        if kind == "pathsend":
+            await send({"type": "http.response.pathsend", "path": str(path)})
+        else:
+            with path.open("rb") as opened:
+                await send({"type": "http.response.zerocopysend", "file": opened, "offset": 0, "count": size})
+
+    with serving(app) as url:
+        for name, change in (("gone", Path.unlink), ("shorter", lambda path: os.truncate(path, 100_000))):
+            path = tmp_path / name
+            path.write_bytes(b"x" * size)
+            conn = raw(url, 20)
+            begun.clear()
+            conn.send(f"GET /{name} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            head = conn.until(b"\r\n\r\n")
+            assert b"content-length: %d\r\n" % size in head
+            assert raw(url).send(GET).response()[2] == b"hello"
+            change(path)
+            try:
+                assert (len(conn.rest()) == size) == (name == "gone")
+            except ConnectionResetError:
+                assert name == "shorter"
+    assert ("shorter while it was sent" in caplog.text) or ("less body than" in caplog.text)
 
 
 # ----------------------------------------------------------------------------------------------------- asyncio inside
