@@ -165,6 +165,9 @@ cdef class RelayExchange(Exchange):
         )
         return 0
 
+    cdef int start_ready(self, unsigned status, list headers, bytes lines, int64_t content_length) except -1:
+        return self.start(status, headers, content_length)
+
     cdef int write(self, object data) except -1:
         cdef Py_ssize_t owed
         self._check_open()

@@ -12,9 +12,12 @@ cdef class Entry:
     cdef OpenFile file             # None: a folder that was asked for without its slash
     cdef bytes path                # relative to the root
     cdef list headers
+    cdef bytes lines               # `headers`, written once
     cdef bytes etag, last_modified
     cdef list variants             # of (coding, Entry): the same, compressed
-    cdef int64_t loaded_at, used_at
+    cdef int64_t loaded_at         # siblings were looked for,
+    cdef int64_t seen_at           # it was last seen to be what is at its path,
+    cdef int64_t used_at           # and asked for
 
 
 cdef class Static:

@@ -61,6 +61,8 @@ cdef class Exchange:
     # --- the response: status and headers are checked; errors raise LocalProtocolError and leave the exchange unstarted ---
     # `headers`: None or an iterable of (bytes, bytes). content_length < 0: unknown (chunked, or close for HTTP/1.0).
     cdef int start(self, unsigned status, object headers, int64_t content_length) except -1
+    # The same with fields that were checked and written before: `lines` is what `headers` amount to, each with its CRLF.
+    cdef int start_ready(self, unsigned status, list headers, bytes lines, int64_t content_length) except -1
     cdef int write(self, object data) except -1       # bytes-like
     # `count` bytes of the open file `fd` (duplicated) from `offset`, by sendfile. False: this wire cannot; nothing was done.
     cdef bint send_file(self, int fd, int64_t offset, int64_t count) except? False

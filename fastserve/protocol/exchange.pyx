@@ -308,6 +308,26 @@ cdef class Exchange:
         self._head_written(status)
         return 0
 
+    cdef int start_ready(self, unsigned status, list headers, bytes lines, int64_t content_length) except -1:
+        cdef fs_out *out
+        cdef size_t mark
+        cdef int error
+        self._check_open()
+        self._check_start(status)
+        if self.channel.default_fields is not None or self.reason is not None:
+            return self.start(status, headers, content_length)
+        out = self.channel.out(HEAD_ROOM + PyBytes_GET_SIZE(lines))
+        mark = out.len
+        error = fs_response_status_line(out, status, NULL, 0)
+        if error == FS_E_NONE:
+            error = fs_conn_send_head(&self.channel.conn, status, content_length,
+                                      self.continue_due or self.channel.closing(), False, &self.plan)
+        if error != FS_E_NONE:
+            self._refuse(out, mark, error, status)
+        fs_response_raw(out, PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines))
+        self._write_framing(out, False, False)
+        return self._head_written(status)
+
     cdef int write(self, object data) except -1:
         """Write body bytes (any bytes-like object). Raises LocalProtocolError when more comes than was declared: what was
         declared goes out, the rest does not, and the connection ends behind it."""

@@ -18,7 +18,8 @@ cdef class FileAnswer:
     # What is sent, decided; and while it is being sent, how far that is.
     cdef OpenFile file             # None: `text` is the body
     cdef unsigned status
-    cdef list headers              # all but Content-Length
+    cdef list headers              # all but Content-Length,
+    cdef bytes lines               # and the same, written before; None: they were not
     cdef int64_t length            # of the body
     cdef list parts                # of (bytes before, offset, count), the last of them perhaps without bytes of the file
     cdef bytes text

@@ -207,7 +207,7 @@ cdef bint _allows_openat2() noexcept:
 cdef OpenFile opened(int fd):
     cdef OpenFile file = OpenFile.over(fd)
     cdef fs_facts facts
-    cdef int error = fs_facts_open(fd, &facts)
+    cdef int error = fs_facts_open(fd, &facts)   # which fills them, or says why not
     if error != 0:
         raise OSError(-error, os.strerror(-error))
     file.size = facts.size
@@ -632,7 +632,10 @@ cdef object send_answer(Exchange exchange, FileAnswer answer):
     if answer.path is not None and len(answer.parts) == 1 and answer.length == answer.file.size \
             and exchange.send_path(answer.status, answer.headers, answer.path, answer.length):
         return None
-    exchange.start(answer.status, answer.headers, answer.length)
+    if answer.lines is not None:
+        exchange.start_ready(answer.status, answer.headers, answer.lines, answer.length)
+    else:
+        exchange.start(answer.status, answer.headers, answer.length)
     if not exchange.plan.body:
         exchange.end()
         return None
