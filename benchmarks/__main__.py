@@ -1,7 +1,8 @@
-"""The front door: `python -m benchmarks run` measures, `report` renders, `idle` weighs, `callgrind` counts.
+"""The front door: `python -m benchmarks run` measures, `report` renders, `idle` weighs, `callgrind` counts,
+`soak` wears, `overload` overloads.
 
-Called from a shell, at the root of the repository. Calls run.measure, report.render, memory.main, callgrind.main;
-has no logic of its own.
+Called from a shell, at the root of the repository. Calls run.measure, report.render, memory.main, callgrind.main,
+soak.main, overload.main; has no logic of its own.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 
-from . import callgrind, cases, load, memory, report, run, servers
+from . import callgrind, cases, load, memory, overload, report, run, servers, soak
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -76,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
     counts.add_argument("--write", action="store_true", help="make this the baseline of this Python")
     counts.add_argument("--check", action="store_true", help="fail where the baseline is exceeded by more than 5 %%")
     counts.add_argument("--out", type=Path, help="folder of the result it belongs to")
+    wear = verbs.add_parser(
+        "soak", help="good, slow, hostile and dying clients at once; memory and descriptors watched"
+    )
+    wear.add_argument("--seconds", type=float, default=300.0, help="default: 300")
+    heavy = verbs.add_parser("overload", help="twice the load a worker can carry, with --shed-after and without")
+    heavy.add_argument("--seconds", type=float, default=10.0, help="of each (default: 10)")
     return top
 
 
@@ -121,6 +128,10 @@ def main(arguments: list[str] | None = None) -> int:
             return memory.main(options.servers, options.connections, options.out, say)
         if options.verb == "callgrind":
             return callgrind.main(options.rows, options.requests, options.write, options.check, options.out, say)
+        if options.verb == "soak":
+            return soak.main(options.seconds, say)
+        if options.verb == "overload":
+            return overload.main(options.seconds, say)
         return measure(options)
     except (load.LoadError, servers.ServerError, run.PlanError, report.ReportError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)

@@ -41,6 +41,7 @@ void fs_body_init(fs_body *body, uint8_t framing, uint64_t length) {
   body->framing = framing;
   body->remaining = framing == FS_BODY_LENGTH ? length : 0;
   body->total = body->remaining;
+  body->max = FS_UNLIMITED;
   body->state = C_SIZE_FIRST;
 }
 
@@ -103,8 +104,8 @@ static fs_body_answer fail(fs_body_result *result, int error) {
 
 /* The size line is complete: is this much allowed, and what comes next? */
 static fs_error size_line_done(fs_body *body, const fs_limits *limits) {
-  if (body->remaining > limits->body_bytes_max || body->total > limits->body_bytes_max - body->remaining)
-    return FS_E_BODY_LENGTH;
+  uint64_t max = body->max < limits->body_bytes_max ? body->max : limits->body_bytes_max;
+  if (body->remaining > max || body->total > max - body->remaining) return FS_E_BODY_LENGTH;
   body->total += body->remaining;
   if (body->remaining != 0) {
     body->state = C_DATA;

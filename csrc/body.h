@@ -17,6 +17,7 @@ typedef struct {
   uint32_t ext_bytes;    /* chunk-extension bytes of this body so far */
   uint64_t remaining;    /* bytes left of the body (length) or of the chunk (chunked) */
   uint64_t total;        /* decoded bytes announced so far */
+  uint64_t max;          /* decoded bytes of this very body, beside the limit for all; FS_UNLIMITED for none */
   fs_field_lines trailer;
 } fs_body;
 

@@ -161,6 +161,16 @@ fs_error fs_conn_eof(fs_conn *conn, size_t buffered) {
   return FS_E_INCOMPLETE;
 }
 
+fs_error fs_conn_limit_body(fs_conn *conn, uint64_t max) {
+  if (conn->reading != FS_BODY) return FS_E_NONE;
+  conn->body.max = max;
+  if (conn->body.framing == FS_BODY_LENGTH && conn->body.remaining > max) {
+    fs_conn_refuse(conn, FS_E_BODY_LENGTH);
+    return FS_E_BODY_LENGTH;
+  }
+  return FS_E_NONE;
+}
+
 bool fs_conn_busy(const fs_conn *conn) {
   return (conn->reading == FS_BODY || conn->reading == FS_DONE_STATE) && conn->writing < FS_DONE_STATE;
 }

@@ -125,6 +125,10 @@ fs_error fs_conn_eof(fs_conn *conn, size_t buffered);
 /* A deadline passed, or the driver refuses for a reason of its own; the reading side is closed, an answer may be written. */
 void fs_conn_refuse(fs_conn *conn, fs_error error);
 
+/* The body of the request whose head was just read, of which no byte was decoded yet, may have this many bytes. FS_E_BODY_LENGTH:
+ * it declares more, and the reading side is closed as by fs_conn_refuse(). */
+fs_error fs_conn_limit_body(fs_conn *conn, uint64_t max);
+
 /* Is a request in hand (its head read, its response not ended)? */
 bool fs_conn_busy(const fs_conn *conn);
 /* Does more of the request in hand have to come? */

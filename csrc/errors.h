@@ -61,8 +61,13 @@
   /* --- time --- */                                                                                                     \
   X(HEAD_TIMEOUT,                    408, "request head not received in time",                    "RFC 9110 15.5.9")     \
   X(BODY_TIMEOUT,                    408, "request body not received in time",                    "RFC 9110 15.5.9")     \
+  X(BODY_RATE,                       408, "request body received too slowly",                     "RFC 9110 15.5.9")     \
+  X(REQUEST_TIMEOUT,                 503, "the request took too long",                            "RFC 9110 15.6.4")     \
   /* --- a trusted proxy, of which its own header is wanted --- */                                                       \
   X(PROXY_HEADER,                    400, "no PROXY protocol header before the first request",    "RFC 9110 15.5.1")     \
+  /* --- more than this server takes --- */                                                                              \
+  X(OVERLOADED,                      503, "too many requests at once",                            "RFC 9110 15.6.4")     \
+  X(NO_BUFFERS,                      503, "no room for this request",                             "RFC 9110 15.6.4")     \
   /* --- our own side broke a rule: the application, or this server --- */                                               \
   X(STATE,                             0, "not allowed in the present state of the connection",   "RFC 9112 9")          \
   X(STATUS,                            0, "status code not allowed here",                         "RFC 9110 15")         \

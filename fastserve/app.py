@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar, overload
 from fastserve.errors import ConfigError
 from fastserve.protocol.request import Namespace, Request
 from fastserve.protocol.response import Response
-from fastserve.routing import Router, describe
+from fastserve.routing import Router, checked_limit, describe
 from fastserve.types import Receive, Scope, Send, WSGIApp
 
 __all__ = ["App"]
@@ -35,14 +35,24 @@ class App(Router):
     `lifespan`: `lifespan(app)` gives an asynchronous context manager (or is an asynchronous generator function) that is
     entered before the first request and left after the last one; a mapping it yields becomes the contents of every
     `request.state`. `debug`: unexpected exceptions are answered with their traceback; never in production.
+    `limit_request_body`: bytes that the body of a request may have, over it 413, where a route says nothing of its own;
+    None: as the server has it.
     """
 
     __fastserve_app__: ClassVar[bool] = True
 
-    def __init__(self, *, state: Any = None, lifespan: Lifespan | None = None, debug: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        state: Any = None,
+        lifespan: Lifespan | None = None,
+        debug: bool = False,
+        limit_request_body: int | None = None,
+    ) -> None:
         super().__init__()
         self.state: Any = Namespace(state) if state is None or isinstance(state, Mapping) else state
         self.debug = debug
+        self.limit_request_body = checked_limit(limit_request_body, "App")
         self._lifespan = lifespan
         self._middleware: list[Callable[..., Any]] = []
         self._before: list[Callable[..., Any]] = []

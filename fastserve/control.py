@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from fastserve.app import App
-from fastserve.protocol.board import Board, SeatState, SeatView
+from fastserve.protocol.board import STATE_WORDS, Board, SeatState, SeatView
 from fastserve.protocol.request import Request
 from fastserve.protocol.response import JSONResponse, PlainTextResponse, Response
 from fastserve.telemetry import prometheus
@@ -105,6 +105,8 @@ def _worker(seat: SeatView, now: int) -> dict[str, Any]:
         "generation": seat.generation,
         "age_seconds": _seconds(now - seat.started_ns),
         "connections": seat.connections,
+        "connections_by_state": dict(zip(STATE_WORDS, seat.in_state, strict=True)),
+        "held_bytes": seat.held,
         "active_requests": seat.active,
         "served": seat.served,
         "doing": None if doing is None else {"request": doing[0] or None, "seconds": round(doing[1], 3)},

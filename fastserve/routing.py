@@ -482,6 +482,7 @@ class Route:
     kind: Literal["coroutine", "thread", "inline"]
     blocking: bool
     cancel_on_disconnect: bool
+    limit_request_body: int | None
     websocket: bool
     segments: tuple[Segment, ...]
     plan: tuple[Argument, ...]
@@ -495,6 +496,7 @@ class Route:
         name: str | None = None,
         blocking: bool | None = None,
         cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
         websocket: bool = False,
     ) -> None:
         if not callable(handler):
@@ -517,6 +519,7 @@ class Route:
         self.name = name if name is not None else _name_of(handler)
         self.segments = parse_path(path)
         self.cancel_on_disconnect = cancel_on_disconnect
+        self.limit_request_body = checked_limit(limit_request_body, f"route {path!r}")
 
         function = _function_of(handler)
         asynchronous = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(function)
@@ -578,6 +581,13 @@ class Route:
         return f"<Route {'/'.join(self.methods)} {self.path} {self.name}>"
 
 
+def checked_limit(value: int | None, of: str) -> int | None:
+    """A limit for bodies, or a ConfigError. `of`: whose it is."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63):
+        raise ConfigError(f"{of}: limit_request_body is bytes, 0 or more, not {value!r}", exit_code=3)
+    return value
+
+
 def _name_of(handler: Callable[..., Any]) -> str:
     while isinstance(handler, functools.partial):
         handler = handler.func
@@ -590,7 +600,8 @@ class Router:
     The decorators give the handler back unchanged. Options of each of them:
     `name`: for url_path_for, the function's name if None. `blocking`: for `def` handlers, False runs them on the event
     loop itself instead of in the thread pool. `cancel_on_disconnect`: False lets an `async def` handler finish although
-    the client has left. Source of the shape: fastapi.APIRouter.
+    the client has left. `limit_request_body`: bytes that the body of a request may have, over it 413; None: as the App has
+    it, or the server. Source of the shape: fastapi.APIRouter.
     """
 
     def __init__(self, prefix: str = "") -> None:
@@ -610,6 +621,7 @@ class Router:
         name: str | None = None,
         blocking: bool | None = None,
         cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Route:
         """Register `handler` without a decorator. ConfigError for a bad path or signature, or a taken method."""
         route = Route(
@@ -619,6 +631,7 @@ class Router:
             name=name,
             blocking=blocking,
             cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
         _take(self._taken, [route])
         self._entries.append(route)
@@ -643,6 +656,7 @@ class Router:
         name: str | None = None,
         blocking: bool | None = None,
         cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         """Decorator for any methods; a handler of GET also answers HEAD, and OPTIONS is answered for every route."""
 
@@ -654,60 +668,138 @@ class Router:
                 name=name,
                 blocking=blocking,
                 cancel_on_disconnect=cancel_on_disconnect,
+                limit_request_body=limit_request_body,
             )
             return handler
 
         return register
 
     def get(
-        self, path: str, *, name: str | None = None, blocking: bool | None = None, cancel_on_disconnect: bool = True
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        blocking: bool | None = None,
+        cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         return self.route(
-            path, methods=("GET",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
+            path,
+            methods=("GET",),
+            name=name,
+            blocking=blocking,
+            cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
 
     def post(
-        self, path: str, *, name: str | None = None, blocking: bool | None = None, cancel_on_disconnect: bool = True
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        blocking: bool | None = None,
+        cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         return self.route(
-            path, methods=("POST",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
+            path,
+            methods=("POST",),
+            name=name,
+            blocking=blocking,
+            cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
 
     def put(
-        self, path: str, *, name: str | None = None, blocking: bool | None = None, cancel_on_disconnect: bool = True
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        blocking: bool | None = None,
+        cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         return self.route(
-            path, methods=("PUT",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
+            path,
+            methods=("PUT",),
+            name=name,
+            blocking=blocking,
+            cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
 
     def patch(
-        self, path: str, *, name: str | None = None, blocking: bool | None = None, cancel_on_disconnect: bool = True
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        blocking: bool | None = None,
+        cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         return self.route(
-            path, methods=("PATCH",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
+            path,
+            methods=("PATCH",),
+            name=name,
+            blocking=blocking,
+            cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
 
     def delete(
-        self, path: str, *, name: str | None = None, blocking: bool | None = None, cancel_on_disconnect: bool = True
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        blocking: bool | None = None,
+        cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         return self.route(
-            path, methods=("DELETE",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
+            path,
+            methods=("DELETE",),
+            name=name,
+            blocking=blocking,
+            cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
 
     def head(
-        self, path: str, *, name: str | None = None, blocking: bool | None = None, cancel_on_disconnect: bool = True
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        blocking: bool | None = None,
+        cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         """Instead of the automatic answer, which runs the handler of GET and drops its body."""
         return self.route(
-            path, methods=("HEAD",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
+            path,
+            methods=("HEAD",),
+            name=name,
+            blocking=blocking,
+            cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
 
     def options(
-        self, path: str, *, name: str | None = None, blocking: bool | None = None, cancel_on_disconnect: bool = True
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        blocking: bool | None = None,
+        cancel_on_disconnect: bool = True,
+        limit_request_body: int | None = None,
     ) -> Callable[[Handler], Handler]:
         """Instead of the automatic answer, which is 204 with Allow."""
         return self.route(
-            path, methods=("OPTIONS",), name=name, blocking=blocking, cancel_on_disconnect=cancel_on_disconnect
+            path,
+            methods=("OPTIONS",),
+            name=name,
+            blocking=blocking,
+            cancel_on_disconnect=cancel_on_disconnect,
+            limit_request_body=limit_request_body,
         )
 
     def add_websocket_route(

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # last: it must not hide the installed fastserve
 
-from benchmarks import build, callgrind, cases, cpu, load, memory, report, run, servers, targets  # noqa: E402
+from benchmarks import build, callgrind, cases, cpu, load, memory, overload, report, run, servers, soak, targets  # noqa: E402
 from benchmarks.__main__ import main, names  # noqa: E402
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not on PATH")
@@ -641,3 +641,29 @@ def test_a_run_is_resumed_and_a_page_is_written(tmp_path: Path, capsys: pytest.C
     text = page.read_text()
     assert text.startswith("<!-- Made by") and "](performance.svg)" in text and "| ours | 778 |" in text
     assert (tmp_path / "performance.svg").exists()
+
+
+def test_a_short_soak() -> None:
+    """All kinds of clients for a few seconds; growth is for the long one to judge."""
+    said: list[str] = []
+    assert soak.main(6.0, said.append) == 0, "\n".join(said)
+    kinds = {kind: int(count) for count, kind in (part.split() for part in said[-2].split(", "))}
+    assert set(kinds) == set(soak.CROWD) and min(kinds.values()) > 0
+
+
+def test_a_soak_that_finds_an_error_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak.servers, "_read_answer", lambda stream: servers.Answer(500, b"wrong", 5, False))
+    monkeypatch.setattr(soak, "CROWD", {"good": 1})
+    said: list[str] = []
+    assert soak.main(1.0, said.append) == 1
+    assert "was answered 500" in "\n".join(said)
+
+
+def test_under_twice_its_load_a_worker_that_sheds_goes_on_serving() -> None:
+    """The figures of docs/limits.md, roughly: the bounds leave room for a machine that is busy itself."""
+    plain = overload.measure(4.0, 2.0)
+    shedding = overload.measure(4.0, 2.0, "--shed-after", "0.1")
+    assert shedding.shed and not plain.shed
+    assert shedding.goodput > 0.5, f"{shedding}; without: {plain}"
+    assert shedding.p99 < 0.6, shedding
+    assert shedding.p99 < plain.p99 / 2 and shedding.lost < plain.lost / 2, f"{shedding}; without: {plain}"

@@ -23,7 +23,7 @@ from inspect import isawaitable, iscoroutine
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from fastserve.interfaces.asgi cimport ASGIHandler
 from fastserve.interfaces.call cimport HandlerCall
@@ -252,6 +252,7 @@ cdef class Endpoint:
     cdef bint cancel_on_disconnect
     cdef bint bare                # takes no arguments
     cdef bint wants_body
+    cdef object body_max          # limit_request_body of the route, or None
     cdef tuple names              # of the path parameters, from left to right
     cdef tuple getters            # arguments by position
     cdef tuple keywords           # (name, Getter)
@@ -261,6 +262,7 @@ cdef class Endpoint:
         self.handler = route.handler
         self.kind = {"coroutine": COROUTINE, "inline": INLINE, "thread": THREAD}[route.kind]
         self.blocking = route.blocking
+        self.body_max = route.limit_request_body
         # A plain function is never interrupted: what it does is done to the end, and nobody could stop its thread.
         self.cancel_on_disconnect = route.cancel_on_disconnect and self.kind != THREAD
         self.names = tuple([name for name, _ in route.parameters])
@@ -540,6 +542,7 @@ cdef class NativeHandler(Handler):
     cdef bint _chained              # there are middleware or hooks
     cdef bint _websockets           # there are routes for WebSockets
     cdef dict _exception_handlers
+    cdef object _body_max           # limit_request_body of the App, or None
     cdef list _spare                # NativeCalls with their blank tasks, ready for another request
     cdef list _mounts               # of Mount, the longest prefix first
     cdef list _folders              # of Static, likewise
@@ -655,6 +658,9 @@ cdef class NativeHandler(Handler):
         self._after = tuple(app._after)
         self._chained = bool(self._middleware or self._before or self._after)
         self._exception_handlers = dict(app._exception_handlers)
+        self._body_max = app.limit_request_body
+        # Asked by the server when it starts: a route that is added later can have a lower limit than others, not a higher one.
+        self.limits_bodies = self._body_max is not None or any([r.limit_request_body is not None for r in app.routes])
         self._stale = False
         return 0
 
@@ -783,6 +789,19 @@ cdef class NativeHandler(Handler):
             # It goes on after the bytes of the head are gone; exception handlers and the log want to know whose it was.
             exchange.keep_head()
         return 0
+
+    cdef uint64_t body_limit(self, Exchange exchange, uint64_t limit) except? 0:
+        cdef NativeCall call = NativeCall.__new__(NativeCall)   # for the parameters of the path, which nobody wants yet
+        cdef object found, most = self._body_max
+        try:
+            if self._stale:
+                self._compile()
+            found = self._find(exchange, call, False)
+        except Exception:
+            return limit   # handle() meets it too, and tells
+        if type(found) is Endpoint and (<Endpoint>found).body_max is not None:
+            most = (<Endpoint>found).body_max
+        return limit if most is None else <uint64_t>most
 
     cdef int _give_back(self, NativeCall call) except -1:
         call.reset()

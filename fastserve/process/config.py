@@ -449,6 +449,23 @@ class Config:
     timeout_write: float = _option(
         30.0, "timeouts", "seconds", "without the client taking a byte of its answer", metavar="S"
     )
+    timeout_request: float = _option(
+        0.0,
+        "timeouts",
+        "seconds",
+        "for a whole request, from its head to its answer; over it 503; 0: no limit",
+        metavar="S",
+    )
+    min_rate: int = _option(
+        240,
+        "timeouts",
+        "bytes",
+        "bytes a second that a client sends of a body and takes of an answer while it is waited for; 0: no limit",
+        metavar="BYTES",
+        least=0,
+        most=2**31,
+    )
+    min_rate_grace: float = _option(30.0, "timeouts", "seconds", "over which that rate is averaged", metavar="S")
     timeout_keep_alive: float = _option(
         75.0, "timeouts", "seconds", "for an idle connection between requests", "--keep-alive", metavar="S"
     )
@@ -487,6 +504,56 @@ class Config:
     )
     limit_request_body: int | None = _option(
         None, "limits", "bytes", "bytes of a request body (default: no limit)", metavar="BYTES", least=0, most=2**63 - 1
+    )
+    limit_concurrency: int | None = _option(
+        None,
+        "limits",
+        "whole",
+        "requests in flight in a worker; more are answered 503 (default: no limit)",
+        metavar="N",
+        least=1,
+        most=2**31,
+    )
+    limit_connections: int | None = _option(
+        None,
+        "limits",
+        "whole",
+        "connections of a worker; idle ones are closed for new ones (default: no limit)",
+        metavar="N",
+        least=1,
+        most=2**31,
+    )
+    limit_connections_per_peer: int | None = _option(
+        None,
+        "limits",
+        "whole",
+        "connections of a worker from one address; more are closed (default: no limit)",
+        metavar="N",
+        least=1,
+        most=2**31,
+    )
+    limit_buffers: int = _option(
+        8388608,
+        "limits",
+        "bytes",
+        "bytes of unfinished heads, unread bodies and pipelined requests in a worker; 0: no limit",
+        metavar="BYTES",
+        least=0,
+        most=2**40,
+    )
+    shed_after: float = _option(
+        0.0,
+        "limits",
+        "seconds",
+        "that a request may have waited before its handler begins; over it 503; 0: no limit",
+        metavar="S",
+    )
+    limit_exempt: tuple[str, ...] = _option(
+        (),
+        "limits",
+        "texts",
+        "path that limit-concurrency and shed-after do not apply to; may be repeated",
+        metavar="PATH",
     )
     half_close: bool = _option(False, "limits", "flag", "a client that has ended its side still gets its answer")
 
@@ -560,6 +627,9 @@ class Config:
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise ConfigError(f"root-path begins with '/' and does not end with it, {self.root_path!r} does not fit")
         self._check_tls()
+        for text in self.limit_exempt:
+            if not re.fullmatch(r"/[\x21\x22\x24-\x3e\x40-\x7e]*", text):
+                raise ConfigError(f"limit-exempt is a path as it is sent, without a query, not {text!r}")
         for text in self.admin:
             parse_bind(text, "admin")
         if self.admin and self.reload:
@@ -722,6 +792,14 @@ class Config:
             "header_timeout": self.timeout_header,
             "body_timeout": self.timeout_body,
             "write_timeout": self.timeout_write,
+            "request_timeout": self.timeout_request,
+            "rate_min": self.min_rate,
+            "rate_grace": self.min_rate_grace,
+            "concurrency_max": self.limit_concurrency or 0,
+            "connections_max": self.limit_connections or 0,
+            "peer_connections_max": self.limit_connections_per_peer or 0,
+            "buffers_max": self.limit_buffers,
+            "shed_after": self.shed_after,
             "keep_alive_timeout": self.timeout_keep_alive,
             "linger_timeout": self.timeout_linger,
             "message_bytes_max": self.ws_max_size,

@@ -200,6 +200,7 @@ class Server:
                 trust=config.trust,
                 board=self._board,
                 seat=self._seat,
+                exempt=[path.encode("ascii") for path in config.limit_exempt],
             )
             await self._service.listen(self._listeners.by_slot(), self._slot, self._certificates)  # station 1: accept
             if self._certificates is not None and self._minds_certificates:

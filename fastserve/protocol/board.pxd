@@ -17,6 +17,38 @@ cpdef enum SeatState:
     RETIRING    # accepts no more; finishes what it has
     DEAD        # reaped; the figures stand until the seat is given away
 
+# What a connection waits for. The words are board.STATE_WORDS.
+cdef enum:  # ConnectionState
+    IN_NEW      # the first byte of its first request
+    IN_HEAD     # the rest of a request head
+    IN_IDLE     # the next request
+    IN_BODY     # the client: bytes of a body that the handler waits for
+    IN_HANDLER  # the handler
+    IN_WRITE    # the client: to take its answer
+    IN_TUNNEL   # a WebSocket; whoever speaks next
+    IN_CLOSE    # the end: our last byte is out
+    STATES_MAX
+
+# Why we ended a request or a connection by the clock. The words are board.TIMEOUT_WORDS.
+cdef enum:  # Timeout
+    BY_SILENCE  # a new connection that said nothing
+    BY_HEAD
+    BY_BODY     # silence inside a body
+    BY_RATE     # a body that comes too slowly
+    BY_WRITE    # an answer that is not taken, or too slowly
+    BY_REQUEST  # the whole of a request
+    BY_IDLE     # the next request did not come
+    TIMEOUTS_MAX
+
+# Which limit turned a request or a connection away. The words are board.SHED_WORDS.
+cdef enum:  # Shed
+    FOR_CONCURRENCY
+    FOR_AGE
+    FOR_CONNECTIONS
+    FOR_PEER
+    FOR_BUFFERS
+    SHEDS_MAX
+
 cdef struct Flight:
     int64_t since_ns        # monotonic; 0: free
     uint16_t length
@@ -54,6 +86,11 @@ cdef struct Seat:
     uint64_t latency_ns     # their sum
     uint64_t cut            # connections closed by us under a request
     uint64_t raced          # idle connections that we ended while a request was on its way
+    uint32_t in_state[STATES_MAX]    # connections, by what they wait for
+    uint64_t state_ns[STATES_MAX]    # time that connections spent so; counted when they leave the state
+    uint64_t timeouts[TIMEOUTS_MAX]
+    uint64_t shed[SHEDS_MAX]
+    uint64_t held           # bytes of unparsed heads, unread bodies and pipelined requests
     Flight flights[FLIGHTS_MAX]
 
 # What a slot has counted in all processes that sat for it and were cleared away: counters never go back.
@@ -71,6 +108,9 @@ cdef struct Totals:
     uint64_t latency_ns
     uint64_t cut
     uint64_t raced
+    uint64_t state_ns[STATES_MAX]
+    uint64_t timeouts[TIMEOUTS_MAX]
+    uint64_t shed[SHEDS_MAX]
     int64_t queue           # connections that wait at its listeners; -1: not known
     int64_t queue_max
 

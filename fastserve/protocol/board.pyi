@@ -4,6 +4,9 @@ from enum import IntEnum
 from typing import Any
 
 LATENCY_BOUNDS: tuple[float, ...]
+STATE_WORDS: tuple[str, ...]
+TIMEOUT_WORDS: tuple[str, ...]
+SHED_WORDS: tuple[str, ...]
 
 class SeatState(IntEnum):
     EMPTY = 0
@@ -27,6 +30,9 @@ class Figures:
     latency_ns: int
     cut: int
     raced: int
+    state_ns: tuple[int, ...]
+    timeouts: tuple[int, ...]
+    shed: tuple[int, ...]
     queue: int
     queue_max: int
     def __init__(self, slot: int, totals: dict[str, Any]) -> None: ...
@@ -84,6 +90,16 @@ class SeatView:
     def cut(self) -> int: ...
     @property
     def raced(self) -> int: ...
+    @property
+    def in_state(self) -> tuple[int, ...]: ...
+    @property
+    def state_ns(self) -> tuple[int, ...]: ...
+    @property
+    def timeouts(self) -> tuple[int, ...]: ...
+    @property
+    def shed(self) -> tuple[int, ...]: ...
+    @property
+    def held(self) -> int: ...
     @property
     def bytes_in(self) -> int: ...
     @property

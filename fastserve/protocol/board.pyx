@@ -52,6 +52,15 @@ cdef enum:
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Upper bounds of the latency buckets, seconds: those that OpenTelemetry advises for http.server.request.duration."""
 
+STATE_WORDS = ("new", "head", "idle", "body", "handler", "write", "upgraded", "closing")
+"""What connections wait for, by ConnectionState."""
+
+TIMEOUT_WORDS = ("silence", "head", "body", "body-rate", "write", "request", "idle")
+"""Deadlines, by Timeout."""
+
+SHED_WORDS = ("concurrency", "age", "connections", "peer", "buffers")
+"""Limits that turn requests and connections away, by Shed."""
+
 
 cdef uint64_t take_bits(uint64_t *word) noexcept nogil:
     return fs_take(word) if word[0] else 0
@@ -262,6 +271,12 @@ cdef int _add(Totals *totals, Seat *seat) noexcept:
     totals.latency_ns += seat.latency_ns
     totals.cut += seat.cut
     totals.raced += seat.raced
+    for i in range(<int>STATES_MAX):
+        totals.state_ns[i] += seat.state_ns[i]
+    for i in range(<int>TIMEOUTS_MAX):
+        totals.timeouts[i] += seat.timeouts[i]
+    for i in range(<int>SHEDS_MAX):
+        totals.shed[i] += seat.shed[i]
     return 0
 
 
@@ -283,6 +298,9 @@ class Figures:
         self.latency_ns = totals["latency_ns"]
         self.cut = totals["cut"]
         self.raced = totals["raced"]
+        self.state_ns = tuple(totals["state_ns"])
+        self.timeouts = tuple(totals["timeouts"])
+        self.shed = tuple(totals["shed"])
         self.queue = totals["queue"]
         self.queue_max = totals["queue_max"]
 
@@ -437,6 +455,31 @@ cdef class SeatView:
     def raced(self):
         """Idle connections that we ended while a request was on its way (RFC 9112 section 9.5)."""
         return self.seat.raced
+
+    @property
+    def in_state(self):
+        """Open connections by what they wait for (STATE_WORDS)."""
+        return tuple([self.seat.in_state[i] for i in range(<int>STATES_MAX)])
+
+    @property
+    def state_ns(self):
+        """Time that connections spent waiting, by what for. It is counted when the wait ends."""
+        return tuple([self.seat.state_ns[i] for i in range(<int>STATES_MAX)])
+
+    @property
+    def timeouts(self):
+        """Requests and connections that met a deadline (TIMEOUT_WORDS)."""
+        return tuple([self.seat.timeouts[i] for i in range(<int>TIMEOUTS_MAX)])
+
+    @property
+    def shed(self):
+        """Requests and connections that met a limit of the whole worker (SHED_WORDS)."""
+        return tuple([self.seat.shed[i] for i in range(<int>SHEDS_MAX)])
+
+    @property
+    def held(self):
+        """Bytes of unparsed heads, unread bodies and pipelined requests."""
+        return self.seat.held
 
     @property
     def bytes_in(self):

@@ -3,7 +3,7 @@
 # Called by: the transport (through Wire's sibling), Exchange (through Channel), Service. Calls: the C core, the two doors.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from fastserve.protocol.channel cimport Channel
-from fastserve.protocol.core cimport fs_event, fs_field
+from fastserve.protocol.core cimport fs_error, fs_event, fs_field
 from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.service cimport Service
 from fastserve.protocol.timers cimport Timer
@@ -17,7 +17,8 @@ cdef class Connection(Channel):
     cdef Exchange exchange           # the one in hand, or None
     cdef readonly uint64_t served    # exchanges ended here
     cdef Timer _read_timer           # head, body, idle, linger: one at a time
-    cdef Timer _write_timer
+    cdef Timer _write_timer          # runs while the wire holds bytes that the peer does not take
+    cdef Timer *_request_timer       # NULL unless there is a deadline for whole requests
     # --- unconsumed input: bytes of a head, trailer section or later request that have to wait ---
     cdef uint8_t *_buffer
     cdef size_t _start, _end, _capacity
@@ -36,7 +37,18 @@ cdef class Connection(Channel):
     cdef bint _closing               # wire.close() was called
     cdef bint _retiring              # the next response is the last
     cdef size_t _lingered
-    cdef size_t _unsent              # of the wire, when the write deadline was set
+    # --- how fast the peer is: judged only while it owes us something ---
+    cdef uint64_t _handed            # bytes given to the wire
+    cdef uint64_t _taken             # of these: gone from the wire, at the last look,
+    cdef uint64_t _window            # and when this window began
+    cdef uint32_t _still, _looks     # looks without progress; looks in this window
+    cdef uint64_t _pace_bytes        # of the body, in this window
+    cdef int64_t _pace_since         # since when the body is waited for; 0: it is not
+    cdef int64_t _pace_spent         # in this window, before that
+    cdef size_t _body_held           # of the body in hand, among the bytes that the worker holds
+    # --- for the figures ---
+    cdef uint8_t _state              # a ConnectionState
+    cdef int64_t _since              # when it began
     cdef list _drain_waiters
     cdef bint _proxy_due             # a PROXY protocol header has to come first
     cdef tuple _proxied              # (peername, sockname) that it said, or None
@@ -49,6 +61,8 @@ cdef class Connection(Channel):
     cdef int _resume(self) except -1
     cdef int _settle(self) except -1
     cdef bint _reads(self)
+    cdef void _free_buffer(self) noexcept
+    cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1
     cdef int _store(self, const uint8_t *data, size_t length) except -1
     cdef fs_field *_fields(self) except NULL
     cdef int _keep_fields(self) except -1
@@ -73,3 +87,9 @@ cdef class Connection(Channel):
     cdef int _expired_tls(self, int queue) except -1
     # deadlines
     cdef int _arm(self) except -1
+    cdef int _watch_writing(self) except -1
+    cdef int _look_at_writing(self) except -1
+    cdef int _give_up(self, unsigned timeout) except -1
+    cdef bint _too_slow(self) noexcept
+    cdef int _refuse(self, fs_error error, unsigned timeout) except -1
+    cdef void _enter(self, unsigned state, int64_t now) noexcept

@@ -12,25 +12,29 @@ import os
 
 from cpython.object cimport PyObject_Length
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from fastserve.protocol.board cimport LATENCY_BUCKETS, Seat
+from fastserve.protocol.board cimport (
+    BY_BODY, BY_HEAD, BY_IDLE, BY_RATE, BY_REQUEST, BY_SILENCE, BY_WRITE, FOR_BUFFERS, FOR_CONNECTIONS, FOR_PEER, IN_BODY, IN_CLOSE, IN_HANDLER, IN_HEAD, IN_IDLE,
+    IN_NEW, IN_TUNNEL, IN_WRITE, LATENCY_BUCKETS, Seat,
+)
 from fastserve.protocol.core cimport (
-    FS_BODY, FS_BODY_BYTES, FS_BODY_LENGTH, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_TIMEOUT, FS_E_HEAD_TIMEOUT,
-    FS_E_INCOMPLETE, FS_E_PROXY_HEADER, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
-    fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_next, fs_conn_receive,
-    fs_conn_refuse, fs_conn_word, fs_error_info, fs_out, fs_proxy, fs_proxy_parse, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
+    FS_BODY, FS_BODY_BYTES, FS_BODY_LENGTH, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_RATE, FS_E_BODY_TIMEOUT,
+    FS_E_HEAD_TIMEOUT, FS_E_INCOMPLETE, FS_E_NONE, FS_E_NO_BUFFERS, FS_E_OVERLOADED, FS_E_PROXY_HEADER, FS_E_REQUEST_TIMEOUT, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
+    fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_limit_body, fs_conn_next, fs_conn_receive,
+    fs_conn_refuse, fs_conn_word, fs_error, fs_error_info, fs_out, fs_proxy, fs_proxy_parse, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
 )
 from fastserve.protocol.forwarded cimport Trust, proxied_address
 from fastserve.protocol.request cimport RequestBody
 from fastserve.protocol.service cimport (
-    BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, PARTING_DEADLINE, RETIRE_DEADLINE, WRITE_DEADLINE,
+    BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, PARTING_DEADLINE, REQUEST_DEADLINE, RETIRE_DEADLINE,
+    WRITE_DEADLINE,
 )
 from fastserve.protocol.channel cimport Tunnel
 from fastserve.protocol.exchange cimport END_AT, HANDLER_AT, HEAD_AT, Call
 from fastserve.protocol.limits cimport Limits
-from fastserve.protocol.timers cimport Timers, disarm, precise_now
+from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Timers, disarm, precise_now
 from fastserve.protocol.wire cimport TransportWire, Wire
 
 from fastserve.errors import ClientDisconnected, RemoteProtocolError
@@ -58,12 +62,15 @@ cdef class Connection(Channel):
         self._read_timer.queue = self._write_timer.queue = -1
         self._read_timer.owner = self._write_timer.owner = <void *>self
         self._pieces = []
-        fs_conn_init(&self.conn, &service.limits.core)
+        fs_conn_init(&self.conn, &service.core_limits)
 
     def __dealloc__(self):
         # Other objects may be cleared already: nothing but our own memory is touched here.
         disarm(&self._read_timer)
         disarm(&self._write_timer)
+        if self._request_timer != NULL:
+            disarm(self._request_timer)
+            free(self._request_timer)
         free(self._buffer)
         self._drop_fields()
 
@@ -105,10 +112,14 @@ cdef class Connection(Channel):
     cdef int _begin_with(self, Wire wire) except -1:
         cdef Trust trust = self.service.trust
         self.wire = wire
-        self.service.enter(self)
+        self._since = precise_now()
+        self.service.seat.in_state[IN_NEW] += 1
         if trust is not None and trust.peer(wire.info("peername")):
             self.trust = trust
             self._proxy_due = trust.proxy_protocol
+        if not self.service.enter(self) and self.trust is None:
+            self.service.seat.shed[FOR_PEER] += 1
+            return self._close(False)
         if self.service.stopping:
             return self._close(False)
         return self.service.timers.arm(&self._read_timer, RETIRE_DEADLINE if self.service.retiring else HEADER_DEADLINE)
@@ -121,6 +132,8 @@ cdef class Connection(Channel):
         cdef Tunnel tunnel = self.tunnel
         disarm(&self._read_timer)
         disarm(&self._write_timer)
+        if self._request_timer != NULL:
+            disarm(self._request_timer)
         if self._reading_paused and self.wire is not None:
             self.service.hangups.unwatch(self.wire.fileno(), self)
         if self.service.out_owner is self:
@@ -137,9 +150,10 @@ cdef class Connection(Channel):
             exchange.lose(ClientDisconnected())
             self._forget(exchange)
         self._wake_drained(ClientDisconnected())
-        self._start = self._end = self._capacity = 0
-        free(self._buffer)
-        self._buffer = NULL
+        self._start = self._end = 0
+        self._free_buffer()
+        self._enter(IN_CLOSE, precise_now())
+        self.service.seat.in_state[IN_CLOSE] -= 1
         self.service.leave(self)
         return 0
 
@@ -170,6 +184,8 @@ cdef class Connection(Channel):
 
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1:
         cdef Py_ssize_t used
+        if self.conn.reading == FS_BODY:
+            self._pace_bytes += length
         if self._end != self._start:
             self._store(data, length)
             return self._resume()
@@ -188,9 +204,7 @@ cdef class Connection(Channel):
             self._start += used
             if self._start >= self._end:
                 self._start = self._end = 0
-                free(self._buffer)  # an idle connection owns no buffer
-                self._buffer = NULL
-                self._capacity = 0
+                self._free_buffer()  # an idle connection owns no buffer
         return self._settle()
 
     cdef int _settle(self) except -1:
@@ -207,6 +221,8 @@ cdef class Connection(Channel):
             return 0
         self._keep_fields()
         self._update_reading()
+        if self._pace_since and self.conn.reading == FS_BODY and self._too_slow():
+            return self._refuse(FS_E_BODY_RATE, BY_RATE)
         return self._arm()
 
     cdef bint _reads(self):
@@ -229,14 +245,26 @@ cdef class Connection(Channel):
                     raise MemoryError
                 if have:
                     memcpy(grown, self._buffer + self._start, have)
-                free(self._buffer)
+                self._free_buffer()
                 self._buffer = grown
                 self._capacity = capacity
+                self.service.seat.held += capacity
             self._start = 0
             self._end = have
         memcpy(self._buffer + self._end, data, length)
         self._end += length
+        if self.service.limits.buffers_max and self.service.seat.held > self.service.limits.buffers_max:
+            return self.service.relieve(self)
         return 0
+
+    cdef void _free_buffer(self) noexcept:
+        self.service.seat.held -= self._capacity
+        free(self._buffer)
+        self._buffer = NULL
+        self._capacity = 0
+
+    cdef size_t weight(self):
+        return self._capacity if not self._consuming else 0
 
     cdef fs_field *_fields(self) except NULL:
         # The fields of a head, or of a trailer section: scratch of the service, or our own if one is half read.
@@ -272,10 +300,16 @@ cdef class Connection(Channel):
         cdef Limits limits = self.service.limits
         cdef Exchange exchange = self.exchange
         cdef bint pause = False
+        cdef bint short
         if exchange is not None or self._writing_paused:
+            if exchange is not None and exchange.body is not None and exchange.body.buffered != self._body_held:
+                self.service.seat.held += exchange.body.buffered - self._body_held
+                self._body_held = exchange.body.buffered
+            # Where all connections together hold too much, each holds as little as it can.
+            short = limits.buffers_max and self.service.seat.held > limits.buffers_max
             # A trailer section that is half read waits here too, and is bounded by its own limit: it must be read on.
-            pause = self.conn.reading != FS_BODY and self._end - self._start >= limits.pipeline_bytes_max
-            if exchange is not None and exchange.body is not None and exchange.body.buffered >= limits.body_buffer_max:
+            pause = self.conn.reading != FS_BODY and self._end - self._start >= (1 if short else limits.pipeline_bytes_max)
+            if self._body_held >= (1 if short else limits.body_buffer_max):
                 pause = True
             if self.tunnel is not None:
                 pause = self.tunnel.full()
@@ -434,10 +468,21 @@ cdef class Connection(Channel):
             exchange.data_owner = owner
         self.exchange = exchange
         service.seat.active += 1
+        self._enter(IN_HANDLER, now)
         if service.observer is not None:
             exchange.timed = service.observer.wants_moments
             exchange.fields_kept = service.observer.wants_fields
+        if service.limits.request_timeout > 0:
+            self._watch_request()
+        if service.guarded and self._turned_away(exchange, data):
+            return pos
         if fs_conn_body_pending(&self.conn):
+            self._pace_bytes = 0
+            self._pace_since = self._pace_spent = 0
+            if service.handler.limits_bodies and fs_conn_limit_body(
+                    &self.conn, service.handler.body_limit(exchange, service.limits.core.body_bytes_max)) != FS_E_NONE:
+                self._answer_fault()
+                return pos
             exchange.body = RequestBody.__new__(RequestBody)
             exchange.body.exchange = exchange
             exchange.continue_due = self.conn.head.expect_continue and pos == length
@@ -470,6 +515,16 @@ cdef class Connection(Channel):
                 exchange.gone(ClientDisconnected())
         exchange.drop_head()
         return pos
+
+    cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1:
+        # More requests than this worker takes, or one that has waited too long: an answer that costs next to nothing.
+        if self.service.admit(data, &self.conn.head) < 0:
+            return False
+        self.service.seat.refused += 1
+        row = fs_error_info(FS_E_OVERLOADED)
+        exchange.send(row.status, self.service.overload_fields, <bytes>row.text)
+        exchange.drop_head()
+        return True
 
     # ------------------------------------------------------------------------------- stations 6, 7: respond, write
 
@@ -516,11 +571,15 @@ cdef class Connection(Channel):
             self._pieces = []
             if length != 0:
                 pieces.append(PyBytes_FromStringAndSize(<const char *>service.out.data, length))
+            length = 0
             for piece in pieces:
-                service.seat.bytes_out += PyObject_Length(piece)
+                length += PyObject_Length(piece)
+            service.seat.bytes_out += length
+            self._handed += length
             self.wire.write_many(pieces)
         elif length != 0:
             service.seat.bytes_out += length
+            self._handed += length
             self.wire.write_raw(service.out.data, length)   # nothing below comes back to the buffer before that returns
         return 0
 
@@ -570,15 +629,19 @@ cdef class Connection(Channel):
     def resume_writing(self):
         self.wire_drained()
 
+    cdef int wire_behind(self) except -1:
+        return self._watch_writing()
+
     cdef int wire_full(self) except -1:
         self._writing_paused = True
-        self._unsent = self.wire.unsent() if self.wire is not None else 0
-        return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+        if self._state == IN_HANDLER or self._state == IN_IDLE:
+            self._enter(IN_WRITE, precise_now())
+        return self._watch_writing()
 
     cdef int wire_drained(self) except -1:
         self._writing_paused = False
-        if not self._closing:
-            disarm(&self._write_timer)
+        if self._state == IN_WRITE:
+            self._enter(IN_IDLE if self.exchange is None else IN_HANDLER, precise_now())
         self._wake_drained(None)
         if self.exchange is None:
             self._resume()
@@ -593,6 +656,9 @@ cdef class Connection(Channel):
         return None if wire is None else (<Wire>wire).info(name)
 
     cdef int upgraded(self) except -1:
+        self._enter(IN_TUNNEL, precise_now())
+        if self._request_timer != NULL:
+            disarm(self._request_timer)
         # What came behind the request is the tunnel's; inside a batch `_consume` comes to it.
         return 0 if self._consuming else self._resume()
 
@@ -628,6 +694,13 @@ cdef class Connection(Channel):
         # It is over: count it, tell the observer, and let go of each other.
         self.exchange = None
         self.tunnel = None
+        if self._request_timer != NULL:
+            disarm(self._request_timer)
+        if self._body_held:
+            self.service.seat.held -= self._body_held
+            self._body_held = 0
+        if self._state != IN_CLOSE:
+            self._enter(IN_WRITE if self._writing_paused else IN_IDLE, exchange.moments[<int>END_AT])
         _count(self.service.seat, exchange)
         self._observe(exchange)
         self.service.land(exchange.flight)
@@ -682,6 +755,7 @@ cdef class Connection(Channel):
             self.exchange = exchange
             self.service.seat.active += 1
             self.service.seat.refused += 1
+            self._enter(IN_HANDLER, exchange.moments[<int>HEAD_AT])
         elif row.status == 0 or exchange.started:
             exchange.gone(RemoteProtocolError(text.decode(), row.status))
             exchange.cut()
@@ -722,7 +796,12 @@ cdef class Connection(Channel):
             return 0
         self._flush_now()
         fs_conn_close(&self.conn)
+        if self.wire is None:
+            return 0
+        self._enter(IN_CLOSE, precise_now())
         self._start = self._end = 0
+        if not self._consuming:
+            self._free_buffer()
         if self._reading_paused:
             self._reading_paused = False
             self.service.hangups.unwatch(self.wire.fileno(), self)
@@ -738,11 +817,11 @@ cdef class Connection(Channel):
     cdef int _hang_up(self) except -1:
         # Close behind what is still to be sent; a peer that does not take it meets the write deadline.
         self._closing = True
-        self._unsent = self.wire.unsent()
         if self._tls:
+            self._still = 0
             self.service.timers.arm(&self._write_timer, LINGER_DEADLINE)   # see _expired_tls
-        elif self._unsent:
-            self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+        elif self.wire.unsent():
+            self._watch_writing()
         self.wire.close()
         return 0
 
@@ -751,10 +830,13 @@ cdef class Connection(Channel):
         # for none, so it has the time to linger; but while it takes what we sent it is slow, not silent.
         cdef size_t taken = 0
         cdef size_t left = self.wire.in_flight(&taken)
-        if left == 0 or (queue == WRITE_DEADLINE and taken == self._unsent):
+        if left == 0:
             self.wire.abort()
             return 0
-        self._unsent = taken
+        self._still = self._still + 1 if queue == WRITE_DEADLINE and taken == self._taken else 0
+        self._taken = taken
+        if self.service.still_max and self._still >= self.service.still_max:
+            return self._give_up(BY_WRITE)
         return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
 
     def eof_received(self):
@@ -840,18 +922,33 @@ cdef class Connection(Channel):
     cdef int _arm(self) except -1:
         # Deadlines hang on states: which one is it now?
         cdef Timers timers = self.service.timers
+        cdef int64_t now
         if not self._reads():
             return 0
         if self.conn.reading == FS_BODY:
             if self._reading_paused or _unwanted(self.exchange):
-                disarm(&self._read_timer)  # we are the slow ones, or nobody has asked for the body yet
+                disarm(&self._read_timer)  # we are the slow ones, or nobody waits for the body
+                if self._pace_since:
+                    now = precise_now()
+                    self._pace_spent += now - self._pace_since
+                    self._pace_since = 0
+                    if self._state == IN_BODY:
+                        self._enter(IN_HANDLER, now)
             else:
                 timers.arm(&self._read_timer, BODY_DEADLINE)
+                if not self._pace_since:
+                    self._pace_since = precise_now()
+                    if self._state == IN_HANDLER:
+                        self._enter(IN_BODY, self._pace_since)
         elif self.exchange is not None:
             disarm(&self._read_timer)
+            if self._state == IN_BODY:
+                self._enter(IN_HANDLER, precise_now())  # the body is whole
         elif self.served == 0 or fs_conn_head_begun(&self.conn):
             if self._read_timer.queue != <int>HEADER_DEADLINE:
                 timers.arm(&self._read_timer, HEADER_DEADLINE)
+            if self._state != IN_HEAD and fs_conn_head_begun(&self.conn):
+                self._enter(IN_HEAD, precise_now())
         elif self._retiring and self.service.retiring:
             timers.arm(&self._read_timer, RETIRE_DEADLINE)
         else:
@@ -864,29 +961,110 @@ cdef class Connection(Channel):
         if self._closing and self._tls:
             return self._expired_tls(queue)
         if queue == WRITE_DEADLINE:
-            if self.wire.unsent() < self._unsent:
-                self._unsent = self.wire.unsent()
-                return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
-            self._closing = True
-            self.wire.abort()
+            self._look_at_writing()
         elif queue == LINGER_DEADLINE or queue == PARTING_DEADLINE:
             self._hang_up()
         elif queue == BODY_DEADLINE:
-            fs_conn_refuse(&self.conn, FS_E_BODY_TIMEOUT)
-            if self.exchange is None:
-                self._close(True)
-            else:
-                self._answer_fault()
-        elif fs_conn_head_begun(&self.conn):
-            fs_conn_refuse(&self.conn, FS_E_HEAD_TIMEOUT)
+            self._refuse(FS_E_BODY_TIMEOUT, BY_BODY)
+        elif queue == REQUEST_DEADLINE:
+            if self.exchange is not None:
+                self._refuse(FS_E_REQUEST_TIMEOUT, BY_REQUEST)
+        elif queue == SHED_IDLE:
+            if self.wire.has_input():
+                self.service.timers.arm(&self._read_timer, IDLE_DEADLINE)  # its next request is here already
+                return 0
+            self.service.seat.shed[FOR_CONNECTIONS] += 1
+            self._close(False)
+            return 1
+        elif queue == SHED_UNFINISHED:
+            self.service.seat.shed[FOR_BUFFERS] += 1
+            fs_conn_refuse(&self.conn, FS_E_NO_BUFFERS)
             self._answer_fault()
+        elif fs_conn_head_begun(&self.conn):
+            self._refuse(FS_E_HEAD_TIMEOUT, BY_HEAD)
         elif self.wire.has_input():
             # The deadline was seen first, for the loop was held up. It is not idle, or it is gone: reading comes next.
             self.service.timers.arm(&self._read_timer, queue)
         else:
+            self.service.seat.timeouts[BY_IDLE if self.served else BY_SILENCE] += 1
+            if self.wire.unacked():
+                return self._give_up(BY_WRITE)  # all this while it has not taken what the kernel holds for it
             self._parting = True
             self._close(True)
         return 0
+
+    cdef int _refuse(self, fs_error error, unsigned timeout) except -1:
+        # Time is up. Whoever waits for an answer gets one, if none was begun.
+        self.service.seat.timeouts[timeout] += 1
+        fs_conn_refuse(&self.conn, error)
+        if self.exchange is None and self.conn.writing != FS_HEAD:
+            return self._close(True)  # the answer is out already; this was the rest of a body that nobody wants
+        return self._answer_fault()
+
+    def _watch_request(self):
+        if self._request_timer == NULL:
+            self._request_timer = <Timer *>calloc(1, sizeof(Timer))
+            if self._request_timer == NULL:
+                raise MemoryError
+            self._request_timer.queue = -1
+            self._request_timer.owner = <void *>self
+        self.service.timers.arm(self._request_timer, REQUEST_DEADLINE)
+
+    cdef bint _too_slow(self) noexcept:
+        # Bytes of a body have come. Was the time that we waited for them worth it? Judged by windows, so that a quick
+        # beginning does not pay for the rest; who sends nothing meets the other deadline.
+        cdef int64_t now = precise_now()
+        cdef int64_t waited = self._pace_spent + now - self._pace_since
+        if self.service.rate_grace_ns == 0 or waited < self.service.rate_grace_ns:
+            return False
+        if <double>self._pace_bytes * 1e9 < <double>self.service.limits.rate_min * waited:
+            return True
+        self._pace_bytes = 0
+        self._pace_spent = 0
+        self._pace_since = now
+        return False
+
+    cdef int _watch_writing(self) except -1:
+        # From now on the wire holds bytes for this peer: it is looked at until it has taken them.
+        if self.wire is None or self._write_timer.queue >= 0:
+            return 0
+        self._taken = self._window = self._handed - self.wire.unsent() - self.wire.unacked()
+        self._still = self._looks = 0
+        return self.service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+
+    cdef int _look_at_writing(self) except -1:
+        cdef Service service = self.service
+        cdef size_t unsent = self.wire.unsent()
+        cdef uint64_t taken = self._handed - unsent - self.wire.unacked()
+        if unsent == 0 and not self._closing:
+            return 0
+        self._still = self._still + 1 if taken == self._taken else 0
+        self._taken = taken
+        self._looks += 1
+        if service.still_max and self._still >= service.still_max:
+            return self._give_up(BY_WRITE)
+        if service.rate_looks and self._looks >= service.rate_looks:
+            if taken - self._window < service.rate_bytes:
+                return self._give_up(BY_WRITE)
+            self._window = taken
+            self._looks = 0
+        return service.timers.arm(&self._write_timer, WRITE_DEADLINE)
+
+    cdef int _give_up(self, unsigned timeout) except -1:
+        # Reset, not closed: the kernel need not go on holding what this peer does not take.
+        self.service.seat.timeouts[timeout] += 1
+        self._closing = True
+        self.wire.reset()
+        return 0
+
+    cdef void _enter(self, unsigned state, int64_t now) noexcept:
+        cdef Seat *seat = self.service.seat
+        if now > self._since:
+            seat.state_ns[self._state] += now - self._since
+            self._since = now
+        seat.in_state[self._state] -= 1
+        seat.in_state[state] += 1
+        self._state = state
 
 
 cdef int _grow(fs_out *out, size_t room) except -1:
@@ -921,5 +1099,5 @@ cdef int _count(Seat *seat, Exchange exchange) noexcept:
 
 
 cdef inline bint _unwanted(Exchange exchange):
-    # Has nobody asked for the body of this exchange?
-    return exchange is not None and exchange.body is not None and not exchange.body.reading
+    # Does nobody wait for the body of this exchange at present?
+    return exchange is not None and exchange.body is not None and not exchange.body.awaited()

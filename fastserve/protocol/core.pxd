@@ -23,8 +23,13 @@ cdef extern from "errors.h" nogil:
         FS_E_NONE
         FS_E_INCOMPLETE
         FS_E_HEAD_TIMEOUT
+        FS_E_BODY_LENGTH
         FS_E_BODY_TIMEOUT
         FS_E_PROXY_HEADER
+        FS_E_BODY_RATE
+        FS_E_REQUEST_TIMEOUT
+        FS_E_OVERLOADED
+        FS_E_NO_BUFFERS
         FS_E_STATE
         FS_E_STATUS
         FS_E_RESPONSE_FIELD_NAME
@@ -275,6 +280,7 @@ cdef extern from "conn.h" nogil:
     void fs_conn_receive(fs_conn *conn, const uint8_t *data, size_t len, fs_field *fields, fs_event *event)
     fs_error fs_conn_eof(fs_conn *conn, size_t buffered)
     void fs_conn_refuse(fs_conn *conn, fs_error error)
+    fs_error fs_conn_limit_body(fs_conn *conn, uint64_t max)
     bint fs_conn_busy(const fs_conn *conn)
     bint fs_conn_body_pending(const fs_conn *conn)
     uint32_t fs_conn_fields_needed(const fs_conn *conn)

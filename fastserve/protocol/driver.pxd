@@ -10,6 +10,8 @@ cdef class Host:
     # Who makes the Stream of an accepted connection, and hears of trouble. Implemented by Service.
     cdef Stream welcome(self, Wire wire)                    # on our own wire
     cdef object protocol(self)                              # for a transport
+    cdef bint full(self)                                    # as many connections as there may be?
+    cdef bint room(self) except -1                          # make room for one more; False: it waits in the kernel's queue
 
 
 cdef extern from *:
@@ -49,6 +51,9 @@ cdef class Driver:
     cdef int64_t _left_at           # the last time,
     cdef int64_t _first_left_at     # and the first since the handle was made
     cdef object _told_at
+    cdef bint stamps                # reads tell when their bytes came
+    cdef int64_t came_ns            # when those of the read in hand came, by the wall clock; 0: not known
+    cdef bint held                  # accepting pauses because the host has no room
     cdef set _tasks                 # transports in the making
     cdef bint _turning              # inside _ready
     cdef bint _accepting
@@ -64,6 +69,8 @@ cdef class Driver:
     cdef int _leave_to(self, int seat, Listener listener) except -1
     cdef int _whose(self) noexcept
     cdef int _exhausted(self, int error) except -1
+    cdef int _hold(self) except -1
+    cdef int room_made(self) except -1
     cdef int woken(self) except -1
     cdef int _reconcile(self) except -1
     cdef bint _own(self, Listener listener) noexcept

@@ -45,6 +45,7 @@ cdef extern from *:
     #include <string.h>
     #include <sys/socket.h>
     #include <sys/uio.h>
+    #include <time.h>
     #include <netinet/in.h>
     #include <netinet/tcp.h>
     #include <arpa/inet.h>
@@ -154,6 +155,56 @@ cdef extern from *:
     #endif
     }
 
+    #ifndef SO_TIMESTAMPNS
+    #define SO_TIMESTAMPNS 0
+    #endif
+
+    static ssize_t fs_recv_stamped(int fd, void *data, size_t size, int64_t *came_ns) {
+      /* As recv(); `came_ns`: when the last of these bytes reached this machine, by the wall clock, or 0. */
+      union { struct cmsghdr align; char space[128]; } control;
+      struct iovec piece = {data, size};
+      struct msghdr message;
+      struct cmsghdr *item;
+      ssize_t got;
+      memset(&message, 0, sizeof message);
+      message.msg_iov = &piece;
+      message.msg_iovlen = 1;
+      message.msg_control = control.space;
+      message.msg_controllen = sizeof control.space;
+      *came_ns = 0;
+      got = recvmsg(fd, &message, 0);
+    #ifdef SCM_TIMESTAMPNS
+      if (got > 0) {
+        for (item = CMSG_FIRSTHDR(&message); item != NULL; item = CMSG_NXTHDR(&message, item)) {
+          if (item->cmsg_level == SOL_SOCKET && item->cmsg_type == SCM_TIMESTAMPNS) {
+            struct timespec at;
+            memcpy(&at, CMSG_DATA(item), sizeof at);
+            *came_ns = (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
+          }
+        }
+      }
+    #else
+      (void)item;
+    #endif
+      return got;
+    }
+
+    #ifndef FS_UNACKED
+    #define FS_UNACKED
+    #include <sys/ioctl.h>
+    #ifdef __linux__
+    #include <linux/sockios.h>
+    #endif
+    static inline size_t fs_unacked(int fd) { /* of a TCP or Unix socket; 0 where nobody says */
+    #ifdef SIOCOUTQ
+      int bytes = 0;
+      if (fd >= 0 && ioctl(fd, SIOCOUTQ, &bytes) == 0 && bytes > 0) return (size_t)bytes;
+    #endif
+      (void)fd;
+      return 0;
+    }
+    #endif
+
     static int fs_socket_error(int fd) {
       int error = 0;
       socklen_t size = sizeof error;
@@ -185,6 +236,9 @@ cdef extern from *:
     void fs_local_of(int fd, fs_peer *local)
     const char *fs_peer_text(const fs_peer *peer, char *text, size_t size)
     int fs_socket_error(int fd)
+    const int SO_TIMESTAMPNS
+    ssize_t fs_recv_stamped(int fd, void *data, size_t size, int64_t *came_ns)
+    size_t fs_unacked(int fd)
     void fs_reset_on_close(int fd)
     ssize_t fs_recv(int fd, void *data, size_t size)
     ssize_t fs_send(int fd, const void *data, size_t size)
@@ -226,6 +280,12 @@ cdef class Host:
 
     cdef object protocol(self):
         raise NotImplementedError
+
+    cdef bint full(self):
+        return False
+
+    cdef bint room(self) except -1:
+        return True
 
 
 cdef class Driver:
@@ -350,11 +410,14 @@ cdef class Driver:
 
     # ----------------------------------------------------------------------------------- station 1: accept
 
-    def listen(self, list by_slot, int slot):
-        """Accept from the listeners of `slot`, and know those of the siblings. by_slot: lists of listening sockets."""
+    def listen(self, list by_slot, int slot, *, bint stamps=False):
+        """Accept from the listeners of `slot`, and know those of the siblings. by_slot: lists of listening sockets.
+
+        stamps: know when the bytes of a read came into the kernel (Linux: SO_TIMESTAMPNS)."""
         cdef Listener listener
         cdef dict known = {}
         self.slot = slot
+        self.stamps = stamps
         for index, sockets in enumerate(by_slot):
             mine = []
             for sock in sockets:
@@ -368,6 +431,8 @@ cdef class Driver:
                     listener.fd = sock.fileno()
                     listener.slot = index
                     known[listener.fd] = listener
+                    if self.stamps:
+                        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)  # the accepted inherit this too
                     if sock.family in (socket.AF_INET, socket.AF_INET6):
                         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Linux: the accepted inherit it
                 mine.append(listener)
@@ -378,6 +443,7 @@ cdef class Driver:
     def _watch_listeners(self):
         cdef Listener listener
         self._pause = None
+        self.held = False
         if not self._accepting:
             return
         for own in self._by_slot[self.slot]:
@@ -425,6 +491,11 @@ cdef class Driver:
                 best = self._whose()
                 if best != self.index:
                     return self._leave_to(best, listener) if fs_waiting(listener.fd) else 0
+            if self.host.full():
+                if not fs_waiting(listener.fd):
+                    return 0
+                if not self.host.room():
+                    return self._hold()
             fd = fs_accept(listener.fd, &peer)
             if fd < 0:
                 if errno == EAGAIN:
@@ -513,6 +584,23 @@ cdef class Driver:
                     least = seat.connections - 1
                     found = i
         return found
+
+    cdef int _hold(self) except -1:
+        # As many connections as there may be: the next waits where it is, until one has gone or has become idle.
+        if self._pause is None:
+            accepting = self._accepting
+            self.unlisten()
+            self._accepting = accepting
+            self.held = True
+            self._pause = self.loop.call_later(PAUSE_SECONDS, self._watch_listeners)
+        return 0
+
+    cdef int room_made(self) except -1:
+        if self.held and self._pause is not None:
+            self.held = False
+            self._pause.cancel()
+            self._pause = self.loop.call_later(0, self._watch_listeners)
+        return 0
 
     cdef int _exhausted(self, int error) except -1:
         # No descriptor, or no memory for one: the connection stays in the queue. Level-triggered we would spin, edge-triggered
@@ -641,7 +729,10 @@ cdef class SocketWire(Wire):
             wants = stream.wire_wants()
             if wants == 0:
                 room = BUFFER_SIZE
-                got = fs_recv(self.fd, driver.buffer, room)
+                if driver.stamps:
+                    got = fs_recv_stamped(self.fd, driver.buffer, room, &driver.came_ns)
+                else:
+                    got = fs_recv(self.fd, driver.buffer, room)
             else:
                 # The rest of a body: into the object that the application will get, without a copy.
                 room = wants if wants < OWN_MAX else OWN_MAX
@@ -650,6 +741,7 @@ cdef class SocketWire(Wire):
             if got > 0:
                 if owner is None:
                     stream.wire_received(driver.buffer, got, None)
+                    driver.came_ns = 0   # what is run later has waited for other reasons
                 else:
                     if <size_t>got < room:
                         whole = <PyObject *>owner
@@ -823,6 +915,8 @@ cdef class SocketWire(Wire):
         if self._queue is not None:
             events |= EPOLLOUT
         if events != self.events:
+            if events & EPOLLOUT & ~self.events:
+                self.stream.wire_behind()
             self.events = events
             self.driver.watch(self.fd, self, events, True)
         if self._unsent > WRITE_HIGH:
@@ -892,6 +986,9 @@ cdef class SocketWire(Wire):
 
     cdef size_t unsent(self) except? 0:
         return self._unsent
+
+    cdef size_t unacked(self):
+        return fs_unacked(self.fd)
 
     cdef object info(self, str name):
         if name == "peername":

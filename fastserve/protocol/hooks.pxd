@@ -1,4 +1,5 @@
 # The two doors to the upper floors. They subclass; Connection never learns who answers or who watches.
+from libc.stdint cimport uint64_t
 from fastserve.protocol.exchange cimport Exchange
 
 
@@ -11,6 +12,10 @@ cdef class Handler:
     # `state`: what the App's lifespan yielded, or None.
     cdef int answer(self, Exchange exchange, str mounted, object context, object state) except -1
     cdef int tell_exception(self, object error) except -1   # what the application raised goes to on_exception
+    # Do some requests have a limit for their bodies of their own? Then each that has a body is asked for, before it is read:
+    # bytes, or FS_UNLIMITED.
+    cdef bint limits_bodies
+    cdef uint64_t body_limit(self, Exchange exchange, uint64_t limit) except? 0
 
 
 cdef class Observer:

@@ -30,6 +30,9 @@ cdef class Handler:
         traceback. In the thread that it came up in, before the client hears of it. None: nobody."""
         self.on_exception = callback
 
+    cdef uint64_t body_limit(self, Exchange exchange, uint64_t limit) except? 0:
+        return limit
+
     async def wait_idle(self):
         """Until the calls are over that have answered and go on (background tasks). Called when the server stops, after the
         last connection; cancelled if it takes too long."""

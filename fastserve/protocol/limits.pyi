@@ -15,8 +15,16 @@ class Limits:
         header_timeout: float = 15.0,
         body_timeout: float = 30.0,
         write_timeout: float = 30.0,
+        request_timeout: float = 0.0,
         keep_alive_timeout: float = 75.0,
         linger_timeout: float = 5.0,
+        rate_min: int = 240,
+        rate_grace: float = 30.0,
+        concurrency_max: int = 0,
+        connections_max: int = 0,
+        peer_connections_max: int = 0,
+        buffers_max: int = 8388608,
+        shed_after: float = 0.0,
         body_buffer_max: int = 65536,
         pipeline_bytes_max: int = 65536,
         linger_bytes_max: int = 16777216,
@@ -41,6 +49,22 @@ class Limits:
     def keep_alive_timeout(self) -> float: ...
     @property
     def linger_timeout(self) -> float: ...
+    @property
+    def request_timeout(self) -> float: ...
+    @property
+    def rate_min(self) -> int: ...
+    @property
+    def rate_grace(self) -> float: ...
+    @property
+    def concurrency_max(self) -> int: ...
+    @property
+    def connections_max(self) -> int: ...
+    @property
+    def peer_connections_max(self) -> int: ...
+    @property
+    def buffers_max(self) -> int: ...
+    @property
+    def shed_after(self) -> float: ...
     @property
     def body_buffer_max(self) -> int: ...
     @property

@@ -40,6 +40,7 @@ cdef class RequestBody:
     cdef int uncollect(self) except -1                        # back to piece by piece
     cdef bytes joined(self)          # all of it, once ended; raises `error`
     cdef int _begin(self) except -1
+    cdef bint awaited(self)          # does the reader wait for bytes now?
 
 
 cdef class Request:

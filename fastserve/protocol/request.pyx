@@ -176,7 +176,12 @@ cdef class RequestBody:
             if self._others is None:
                 self._others = []
             self._others.append(waiter)
+        if self.exchange is not None and not waiter.done():
+            self.exchange.body_taken()  # from now on it is the peer that is waited for
         return waiter
+
+    cdef bint awaited(self):
+        return self._collecting or (self._waiter is not None and not self._waiter.done())
 
     cdef int collect(self, BodyListener listener) except -1:
         if self._waiter is not None and not self._waiter.done():
@@ -189,7 +194,7 @@ cdef class RequestBody:
         self._collecting = True
         self._listener = listener
         self.buffered = 0
-        if self._chunks and self.exchange is not None:
+        if self.exchange is not None:
             self.exchange.body_taken()
         return 0
 

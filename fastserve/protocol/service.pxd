@@ -1,9 +1,9 @@
 # Service: everything that the connections of one event loop share.
 #
 # Called by: Connection, Exchange, process/server.py. Calls: Timers, HangupWatch, the two doors.
-from libc.stdint cimport int64_t, uint16_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from fastserve.protocol.board cimport Board, Seat
-from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head
+from fastserve.protocol.core cimport fs_field, fs_limits, fs_out, fs_request_head
 from fastserve.protocol.driver cimport Driver, Host
 from fastserve.protocol.forwarded cimport Trust
 from fastserve.protocol.hooks cimport Handler, Observer
@@ -16,12 +16,13 @@ cdef enum Deadline:
     HEADER_DEADLINE
     BODY_DEADLINE
     IDLE_DEADLINE
-    WRITE_DEADLINE
+    WRITE_DEADLINE     # when to look again how far the peer is with its response: several times in each write_timeout
     LINGER_DEADLINE
     PING_DEADLINE      # of WebSockets: when to ask,
     PONG_DEADLINE      # how long the answer may take,
     CLOSE_DEADLINE     # and the answer to our close
     PARTING_DEADLINE   # after the end of an idle connection, for what crosses it
+    REQUEST_DEADLINE
     RETIRE_DEADLINE    # added when its duration is known: the last one
 
 
@@ -41,6 +42,17 @@ cdef class Service(Host):
     cdef Timers timers
     cdef HangupWatch hangups
     cdef readonly Trust trust        # which peers are proxies of ours, and what of theirs is believed; None: nobody
+    # what these looks at writers amount to: without progress the still_max'th is the last, a window of rate_looks is judged
+    cdef uint32_t still_max, rate_looks
+    cdef bint guarded                # some requests are turned away: ask admit()
+    cdef frozenset exempt            # paths that are not, as bytes
+    cdef fs_limits core_limits       # those of `limits`, save what the handler decides request by request
+    cdef object overload_fields      # of the answer to those
+    cdef object _peers               # connections by address, where that is limited; else None
+    cdef size_t _leaving             # connections told to go that are not gone yet
+    cdef object _told_full_at
+    cdef uint64_t rate_bytes         # that a window of rate_looks has to move
+    cdef int64_t rate_grace_ns
     cdef readonly bint half_close    # a FIN is not taken for a departure
     cdef readonly bint stopping
     cdef bint parting                # the next answer on every connection is its last
@@ -73,9 +85,13 @@ cdef class Service(Host):
     cdef SimpleHead _simple[8]
     cdef list _kept_types
 
+    cdef double _looks_at_writers(self) except -1
     cdef const uint8_t *common_lines(self, size_t *length) noexcept
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept
-    cdef int enter(self, object connection) except -1
+    cdef bint enter(self, object connection) except -1   # False: it is one too many of its peer
+    cdef int admit(self, const uint8_t *data, fs_request_head *head) noexcept   # -1, or the Shed that turns it away
+    cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head)
+    cdef int relieve(self, object but) except -1         # of bytes held, over the budget; `but` is in use
     cdef int leave(self, object connection) except -1
     cdef int take_off(self, const uint8_t *data, fs_request_head *head, int64_t now) noexcept   # a flight, or -1
     cdef void land(self, int flight) noexcept

@@ -26,6 +26,7 @@ class Service(Host):
         board: Board | None = None,
         seat: int = 0,
         trust: Trust | None = None,
+        exempt: Iterable[bytes] = (),
     ) -> Service: ...
     @property
     def loop(self) -> AbstractEventLoop: ...

@@ -8,15 +8,18 @@ Rules:   RFC 9110 section 6.6.1 (Date).
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from fastserve.protocol.board cimport FLIGHTS_MAX, FLIGHT_TEXT, Flight
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from fastserve.protocol.board cimport FLIGHTS_MAX, FLIGHT_TEXT, FOR_AGE, FOR_CONCURRENCY, IN_TUNNEL, Flight
+from fastserve.protocol.channel cimport Channel
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastserve.protocol.core cimport (
-    FS_DATE_LEN, FS_E_NONE, fs_date_format, fs_response_raw, fs_response_status_line,
+    FS_DATE_LEN, FS_E_NONE, FS_UNLIMITED, fs_date_format, fs_response_raw, fs_response_status_line,
 )
+from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Expiring
 from fastserve.protocol.wire cimport Stream, Wire
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -34,8 +37,25 @@ cdef extern from *:
       clock_gettime(FS_WALL, &now);
       return (int64_t)now.tv_sec;
     }
+    static inline int64_t fs_wall_ns(void) {
+      struct timespec now;
+      clock_gettime(CLOCK_REALTIME, &now);
+      return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
     """
     int64_t fs_wall_seconds() nogil
+    int64_t fs_wall_ns() nogil
+
+
+logger = logging.getLogger("fastserve")
+
+cdef double TELL_SECONDS = 10.0  # between two warnings of a kind
+cdef bytes MAPPED = bytes(10) + b"\xff\xff"
+cdef double FOR_EVER = 1e9  # seconds; 31 years
+
+cdef enum:
+    OLDEST = 64  # unfinished heads among which the largest is sought when memory is short
+    LOOKS = 4    # at a peer that takes nothing, before it is given up: so it is given up at most a quarter too late
 
 
 cdef double PARTING_SECONDS = 1.0   # in which a request that crosses the end of its idle connection is counted
@@ -52,7 +72,8 @@ cdef class Service(Host):
     """
 
     def __cinit__(self, loop, Handler handler not None, Limits limits=None, Observer observer=None, *,
-                  bint server_header=True, bint date_header=True, fields=(), bint half_close=False, Board board=None, int seat=0, Trust trust=None):
+                  bint server_header=True, bint date_header=True, fields=(), bint half_close=False, Board board=None, int seat=0, Trust trust=None,
+                  exempt=()):
         cdef int index
         self.loop = loop
         self.handler = handler
@@ -60,16 +81,26 @@ cdef class Service(Host):
         self.observer = observer
         self.half_close = half_close
         self.trust = trust
+        self.core_limits = self.limits.core
+        if handler.limits_bodies:
+            self.core_limits.body_bytes_max = FS_UNLIMITED  # the handler is asked for each
+        self.guarded = self.limits.concurrency_max > 0 or self.limits.shed_after > 0
+        self.exempt = frozenset(exempt)
+        self.overload_fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"retry-after", b"1")]
+        self._peers = {} if self.limits.peer_connections_max else None
+        self._told_full_at = float("-inf")
         self.timers = Timers(loop)
-        self.timers.add_queue(self.limits.header_timeout)
+        # Heads and idle connections stand in line even where there is no deadline, so that the oldest can be found.
+        self.timers.add_queue(self.limits.header_timeout or FOR_EVER)
         self.timers.add_queue(self.limits.body_timeout)
-        self.timers.add_queue(self.limits.keep_alive_timeout)
-        self.timers.add_queue(self.limits.write_timeout)
+        self.timers.add_queue(self.limits.keep_alive_timeout or FOR_EVER)
+        self.timers.add_queue(self._looks_at_writers())
         self.timers.add_queue(self.limits.linger_timeout)
         self.timers.add_queue(self.limits.ping_interval)
         self.timers.add_queue(self.limits.ping_timeout)
         self.timers.add_queue(self.limits.close_timeout)
         self.timers.add_queue(PARTING_SECONDS)
+        self.timers.add_queue(self.limits.request_timeout)
         self.hangups = HangupWatch(loop)
         self.board = board
         if board is None:
@@ -97,6 +128,23 @@ cdef class Service(Host):
         self.out.data = <uint8_t *>malloc(self.out.cap)
         if self.fields == NULL or self.trailer_fields == NULL or self.out.data == NULL:
             raise MemoryError
+
+    cdef double _looks_at_writers(self) except -1:
+        # How often is a peer that is behind with its response looked at? A wire cannot be asked to tell of each byte.
+        cdef Limits limits = self.limits
+        cdef bint rated = limits.rate_min > 0 and limits.rate_grace > 0
+        cdef double interval = 0.0
+        for seconds in (limits.write_timeout, limits.rate_grace if rated else 0.0):
+            if seconds > 0 and (interval == 0.0 or seconds / LOOKS < interval):
+                interval = seconds / LOOKS
+        if interval > 0:
+            self.still_max = <uint32_t>(limits.write_timeout / interval + 0.5)
+            if rated:
+                self.rate_looks = <uint32_t>(limits.rate_grace / interval + 0.5)
+                self.rate_bytes = <uint64_t>(limits.rate_min * limits.rate_grace)
+        if rated:
+            self.rate_grace_ns = <int64_t>(limits.rate_grace * 1e9)
+        return interval
 
     def __dealloc__(self):
         free(self.fields)
@@ -187,7 +235,7 @@ cdef class Service(Host):
         except (OSError, NotImplementedError):  # no epoll, or a loop without add_reader()
             await self._listen_with_loop(by_slot[slot], tls)
             return
-        self.driver.listen(by_slot, slot)
+        self.driver.listen(by_slot, slot, stamps=self.limits.shed_after > 0 and own_wire)
 
     async def _listen_with_loop(self, sockets, tls):
         # The context is asked for once, but it chooses among the newest certificates at each handshake.
@@ -223,22 +271,99 @@ cdef class Service(Host):
         """The open connections, as objects whose repr() tells their state."""
         return list(self._connections)
 
-    cdef int enter(self, object connection) except -1:
+    cdef bint enter(self, object connection) except -1:
         self._connections.add(connection)
         self.seat.connections += 1
         if self.parting or self.retiring:
             connection.farewell()
-        return 0
+        if self._peers is not None:
+            key = _peer_key((<Channel>connection).info("peername"))
+            if key is not None:
+                self._peers[key] = self._peers.get(key, 0) + 1
+                return self._peers[key] <= self.limits.peer_connections_max
+        return True
 
     cdef int leave(self, object connection) except -1:
         if connection in self._connections:
             self._connections.discard(connection)
             self.seat.connections -= 1
+            if self._leaving:
+                self._leaving -= 1
+            if self._peers is not None:
+                key = _peer_key((<Channel>connection).info("peername"))
+                if self._peers.get(key, 0) > 1:
+                    self._peers[key] -= 1
+                else:
+                    self._peers.pop(key, None)
+            if self.driver is not None and self.driver.held:
+                self.driver.room_made()
         if not self._connections:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
             self._waiters.clear()
+        return 0
+
+    # ------------------------------------------------------------------- more than this worker takes
+
+    cdef bint full(self):
+        return self.limits.connections_max > 0 \
+            and <size_t>len(self._connections) - self._leaving >= self.limits.connections_max
+
+    cdef bint room(self) except -1:
+        # For one more connection? Idle ones give way, the oldest first.
+        cdef Expiring idle
+        cdef int tries = 0
+        while self.full():
+            idle = self.timers.first(IDLE_DEADLINE)
+            tries += 1
+            if idle is None or tries > OLDEST:
+                now = self.loop.time()
+                if now - self._told_full_at > TELL_SECONDS:
+                    self._told_full_at = now
+                    logger.warning("limit-connections: %d are open and none is idle; new ones wait", len(self._connections))
+                return False
+            self._leaving += idle.expired(SHED_IDLE)
+        return True
+
+    cdef int admit(self, const uint8_t *data, fs_request_head *head) noexcept:
+        # Called with the request counted among those in flight.
+        cdef Limits limits = self.limits
+        cdef int reason = -1
+        cdef uint32_t others = self.seat.in_state[IN_TUNNEL]   # WebSockets are no requests any more
+        if limits.concurrency_max and self.seat.active > others and self.seat.active - others > limits.concurrency_max:
+            reason = FOR_CONCURRENCY
+        elif limits.shed_after > 0 and self.driver is not None and self.driver.came_ns \
+                and fs_wall_ns() - self.driver.came_ns > <int64_t>(limits.shed_after * 1e9):
+            reason = FOR_AGE
+        if reason >= 0:
+            try:
+                if self._is_exempt(data, head):
+                    return -1
+            except MemoryError:
+                pass
+            self.seat.shed[reason] += 1
+        return reason
+
+    cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head):
+        cdef bytes path
+        if not self.exempt:
+            return False
+        path = PyBytes_FromStringAndSize(<const char *>data + head.target.off, head.target.len)
+        return path.partition(b"?")[0] in self.exempt
+
+    cdef int relieve(self, object but) except -1:
+        # More bytes are held than there may be. Bodies and pipelined requests wait in the kernel from now on; heads that are
+        # not whole make room: of the oldest the largest.
+        cdef Expiring found
+        cdef int times
+        for times in range(8):
+            if self.seat.held <= self.limits.buffers_max:
+                return 0
+            found = self.timers.heaviest(HEADER_DEADLINE, OLDEST, but)
+            if found is None:
+                return 0
+            found.expired(SHED_UNFINISHED)
         return 0
 
     # --------------------------------------------------------------------- requests in flight, for whoever watches
@@ -319,3 +444,17 @@ cdef class Service(Host):
         self.handler.close()
         if self.observer is not None:
             self.observer.close()
+
+
+cdef object _peer_key(object peername):
+    # Whose connection is it, where each may have only so many? An IPv6 client has a /64. None: nobody's (a Unix socket).
+    if not isinstance(peername, tuple):
+        return None
+    host = peername[0]
+    if ":" not in host:
+        return host
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except OSError:
+        return host
+    return packed if packed.startswith(MAPPED) else packed[:8]  # an IPv4 client of a socket for both has its whole address

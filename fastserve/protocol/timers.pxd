@@ -15,8 +15,14 @@ cdef struct Timer:
     void *owner            # an Expiring, borrowed: it disarms before it dies
 
 
+cdef enum:                 # told to expired(), instead of a queue, when the worker is short of something
+    SHED_IDLE = -2         # of connections
+    SHED_UNFINISHED = -3   # of memory for what is half read
+
+
 cdef class Expiring:
-    cdef int expired(self, int queue) except -1
+    cdef int expired(self, int queue) except -1   # to SHED_IDLE: 1 if it goes
+    cdef size_t weight(self)   # bytes that it holds of what it has half read
 
 
 cdef class Timers:
@@ -30,6 +36,8 @@ cdef class Timers:
 
     cdef int add_queue(self, double seconds) except -1
     cdef int arm(self, Timer *timer, int queue) except -1
+    cdef Expiring first(self, int queue)                                # who has waited longest; None: nobody
+    cdef Expiring heaviest(self, int queue, int among, object but)      # of those that have waited longest
 
 
 cdef void disarm(Timer *timer) noexcept nogil   # harmless if it is not armed; needs no Timers, so that a dealloc may call it

@@ -36,6 +36,9 @@ cdef class Expiring:
     cdef int expired(self, int queue) except -1:
         raise NotImplementedError
 
+    cdef size_t weight(self):
+        return 0
+
 
 cdef void disarm(Timer *timer) noexcept nogil:
     if timer.queue < 0:
@@ -87,6 +90,24 @@ cdef class Timers:
         if self._handle is None:
             self._handle = self.loop.call_later(self._resolution, self._tick)
         return 0
+
+    cdef Expiring first(self, int queue):
+        cdef Timer *timer = self._head[queue].next
+        return None if timer == &self._head[queue] else <Expiring>timer.owner
+
+    cdef Expiring heaviest(self, int queue, int among, object but):
+        cdef Timer *timer = self._head[queue].next
+        cdef Expiring found = None
+        cdef Expiring each
+        cdef size_t most = 0
+        while timer != &self._head[queue] and among > 0:
+            each = <Expiring>timer.owner
+            if each is not but and each.weight() > most:
+                most = each.weight()
+                found = each
+            timer = timer.next
+            among -= 1
+        return found
 
     def _tick(self):
         cdef int64_t now = coarse_now()

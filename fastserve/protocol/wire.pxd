@@ -12,6 +12,7 @@ cdef class Stream(Expiring):
     cdef size_t wire_wants(self)                   # body bytes that are to come, and worth a bytes object of their own; or 0
     cdef bint wire_ended(self) except -1           # FIN; True: keep our side open
     cdef int wire_left(self) except -1             # the peer is gone, seen while reading is paused
+    cdef int wire_behind(self) except -1           # the peer has not taken all at once: some of it is held
     cdef int wire_full(self) except -1             # more is unsent than the peer takes
     cdef int wire_drained(self) except -1
     cdef int wire_lost(self, object error) except -1
@@ -58,6 +59,7 @@ cdef class Wire(Polled):
     cdef size_t unsent(self) except? 0                     # bytes handed over and not yet taken by the kernel
     # Behind close(), of TLS: bytes that the peer's kernel has not acknowledged; `taken`: those it ever has, to see progress.
     cdef size_t in_flight(self, size_t *taken) except? 0
+    cdef size_t unacked(self)                              # bytes that the kernel holds, for the peer has not confirmed them
     cdef object info(self, str name)                       # get_extra_info
     cdef int fileno(self) except -2                        # for HangupWatch; -1 if it is not needed
 

@@ -12,6 +12,26 @@ import termios
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
+cdef extern from *:
+    """
+    #include <sys/ioctl.h>
+    #ifdef __linux__
+    #include <linux/sockios.h>
+    #endif
+    #ifndef FS_UNACKED
+    #define FS_UNACKED
+    static inline size_t fs_unacked(int fd) { /* of a TCP or Unix socket; 0 where nobody says */
+    #ifdef SIOCOUTQ
+      int bytes = 0;
+      if (fd >= 0 && ioctl(fd, SIOCOUTQ, &bytes) == 0 && bytes > 0) return (size_t)bytes;
+    #endif
+      (void)fd;
+      return 0;
+    }
+    #endif
+    """
+    size_t fs_unacked(int fd)
+
 cdef extern from "unistd.h":
     int c_close "close"(int fd)
 
@@ -31,6 +51,9 @@ cdef class Stream(Expiring):
         return False
 
     cdef int wire_left(self) except -1:
+        return 0
+
+    cdef int wire_behind(self) except -1:
         return 0
 
     cdef int wire_full(self) except -1:
@@ -121,6 +144,9 @@ cdef class Wire(Polled):
         taken[0] = 0
         return 0
 
+    cdef size_t unacked(self):
+        return 0
+
     cdef object info(self, str name):
         return None
 
@@ -207,6 +233,9 @@ cdef class TransportWire(Wire):
         except (AttributeError, OSError, TypeError, struct.error):   # closed already, or another system: nothing can be told
             pass
         return left
+
+    cdef size_t unacked(self):
+        return fs_unacked(self.fileno())
 
     cdef object info(self, str name):
         return self.transport.get_extra_info(name)

@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastserve._version import __version__
-from fastserve.protocol.board import LATENCY_BOUNDS, Board, Figures, SeatState, SeatView
+from fastserve.protocol.board import (
+    LATENCY_BOUNDS,
+    SHED_WORDS,
+    STATE_WORDS,
+    TIMEOUT_WORDS,
+    Board,
+    Figures,
+    SeatState,
+    SeatView,
+)
 
 __all__ = ["FAMILIES", "OPENMETRICS", "TEXT", "Family", "Scrape", "render"]
 
@@ -126,10 +135,22 @@ def _accepted(scrape: Scrape) -> Iterator[Sample]:
 
 def _connections(scrape: Scrape) -> Iterator[Sample]:
     for seat in scrape.seats:
-        total = seat.connections
-        active = min(seat.active, total)
-        yield "", (*process(seat), ("state", "active")), active
-        yield "", (*process(seat), ("state", "idle")), total - active
+        for word, count in zip(STATE_WORDS, seat.in_state, strict=True):
+            yield "", (*process(seat), ("state", word)), count
+
+
+def _state_seconds(scrape: Scrape) -> Iterator[Sample]:
+    for each in scrape.figures:
+        for word, ns in zip(STATE_WORDS, each.state_ns, strict=True):
+            yield "_total", (*worker(each.slot), ("state", word)), ns / 1e9
+
+
+def _labelled(label: str, words: tuple[str, ...], name: str) -> Callable[[Scrape], Iterable[Sample]]:
+    return lambda scrape: [
+        ("_total", (*worker(each.slot), (label, word)), count)
+        for each in scrape.figures
+        for word, count in zip(words, getattr(each, name), strict=True)
+    ]
 
 
 def _workers(scrape: Scrape) -> Iterator[Sample]:
@@ -190,9 +211,37 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "fastserve_connections",
         "gauge",
-        "Open connections; active: with a request in hand, idle: without, new ones among them.",
+        "Open connections, by what they wait for.",
         (*PROCESS, "state"),
         _connections,
+    ),
+    Family(
+        "fastserve_connection_state_seconds",
+        "counter",
+        "Time that connections spent in each of these states, counted when they leave it.",
+        (*WORKER, "state"),
+        _state_seconds,
+    ),
+    Family(
+        "fastserve_timeouts",
+        "counter",
+        "Requests and connections that met a deadline or a minimum rate, by which.",
+        (*WORKER, "deadline"),
+        _labelled("deadline", TIMEOUT_WORDS, "timeouts"),
+    ),
+    Family(
+        "fastserve_shed",
+        "counter",
+        "Requests and connections that were turned away, or closed, for a limit of the whole worker, by which.",
+        (*WORKER, "limit"),
+        _labelled("limit", SHED_WORDS, "shed"),
+    ),
+    Family(
+        "fastserve_held_bytes",
+        "gauge",
+        "Bytes of unfinished heads, unread bodies and pipelined requests.",
+        PROCESS,
+        _by_process(lambda seat, _: seat.held),
     ),
     Family(
         "fastserve_connections_accepted",
