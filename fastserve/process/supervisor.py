@@ -464,6 +464,7 @@ class Supervisor:
         self._board.ping(child.seat)  # from its first answer on its loop is watched
         if self._drained_at:
             child.talk.say({"drain": True})
+        self._queues.has_worker(child.slot)
         slot = self._slots[child.slot]
         if slot.coming is child:
             predecessor, slot.current, slot.coming = slot.current, child, None

@@ -4,9 +4,9 @@ Room: floor 3. Called by: supervisor.py, in every turn of its loop. Calls: child
 
 Queues. Each slot has an accept queue of its own, so a client whom the kernel gave to a blocked, dead or starting worker
 would wait for that worker. All workers hold all listeners; when a queue is not taken it is lent to two siblings, those
-with the fewest connections whose loops turn, and taken back a second after the owner is at hand again. Two, not all: one
-connection would wake every worker of a large machine. A slot without a worker is lent for as long as it has none.
-A listener that all slots share is in the queue of the first one.
+with the fewest connections whose loops turn, and taken back a second after the owner is at hand again, or at once when the
+slot has a new worker. Two, not all: one connection would wake every worker of a large machine. A slot without a worker is
+lent for as long as it has none. A listener that all slots share is in the queue of the first one.
 A queue "is not taken" if something waited at two looks in a row and its owner accepted nothing between them; or at the
 first look if the owner does not answer. We look every 50 ms, and 10 ms after something was seen waiting.
 
@@ -98,10 +98,19 @@ class Queues:
             elif queue.calm_at == 0.0:
                 queue.calm_at = now
             elif now - queue.calm_at >= TAKE_BACK:
-                for helper in queue.helpers:
-                    self._board.drop(helper, slot.index)
-                queue.helpers.clear()
+                self._take_back(slot.index, queue)
         queue.accepts = accepts
+
+    def has_worker(self, index: int) -> None:
+        """This slot has a new worker, which accepts: at once, for helpers take what comes whatever their share."""
+        if index < len(self._queues):
+            self._take_back(index, self._queues[index])
+
+    def _take_back(self, index: int, queue: Queue) -> None:
+        for helper, pid in queue.helpers.items():
+            if self._serves(helper, pid):
+                self._board.drop(helper, index)
+        queue.helpers.clear()
 
     def _serves(self, seat: int, pid: int) -> bool:
         found = self._board[seat]
