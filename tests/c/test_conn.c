@@ -636,6 +636,40 @@ static void deadlines(void) {
   CHECK(plan.close);
 }
 
+/* A limit for one body, beside the one for all. */
+static void limit_of_one_body(void) {
+  begin();
+  receive(POST5);
+  CHECK_INT(fs_conn_limit_body(&conn, 5), FS_E_NONE);
+  STATES(FS_BODY, FS_HEAD);
+  begin(); /* it declares too much: judged before a byte of it was read */
+  receive(POST5);
+  CHECK_INT(fs_conn_limit_body(&conn, 4), FS_E_BODY_LENGTH);
+  CHECK_INT(conn.error, FS_E_BODY_LENGTH);
+  STATES(FS_CLOSED, FS_HEAD);
+  CHECK_INT(send_head(413, 0), FS_E_NONE);
+  CHECK(plan.close);
+  begin(); /* it does not say: judged chunk by chunk, by their sum */
+  receive(POST_CHUNKED);
+  CHECK_INT(fs_conn_limit_body(&conn, 4), FS_E_NONE);
+  CHECK_INT(receive("3\r\nabc\r\n"), FS_BODY_BYTES);
+  CHECK_INT(receive("1\r\nd\r\n"), FS_BODY_BYTES);
+  CHECK_INT(receive("1\r\ne\r\n"), FS_ERROR);
+  CHECK_INT(conn.error, FS_E_BODY_LENGTH);
+  begin(); /* the next one has none, unless it is said again */
+  receive(POST_CHUNKED);
+  fs_conn_limit_body(&conn, 0);
+  receive("0\r\n\r\n");
+  answer();
+  CHECK(fs_conn_next(&conn));
+  receive(POST_CHUNKED);
+  CHECK_INT(receive("1\r\nx\r\n"), FS_BODY_BYTES);
+  begin(); /* no body, no limit */
+  receive("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+  CHECK_INT(fs_conn_limit_body(&conn, 0), FS_E_NONE);
+  STATES(FS_DONE_STATE, FS_HEAD);
+}
+
 /* RFC 9110 9.3.2: "the server MUST NOT send content in the response" to HEAD, also when it is refused. */
 static void refused_head_request(void) {
   static const char *const texts[] = {"HEAD / HTTP/1.1\r\n\r\n", "HEAD # HTTP/1.1\r\n",
@@ -790,6 +824,7 @@ static const harness_test tests[] = {
   {"fault_in_a_head", fault_in_a_head},
   {"fault_in_a_body", fault_in_a_body},
   {"deadlines", deadlines},
+  {"limit_of_one_body", limit_of_one_body},
   {"refused_head_request", refused_head_request},
   {"eof_everywhere", eof_everywhere},
   {"eof_while_writing", eof_while_writing},
