@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, assert_type
 
 import fastserve
@@ -19,6 +20,7 @@ from fastserve import (
     App,
     ClientDisconnected,
     FastserveError,
+    FileResponse,
     Header,
     Headers,
     HTMLResponse,
@@ -35,6 +37,7 @@ from fastserve import (
     State,
     StreamingResponse,
 )
+from fastserve.middleware import Compress
 from fastserve.protocol.headers import URL, Address, MutableHeaders, QueryParams
 from fastserve.testing import TestClient, WebSocketSession, live_server
 from fastserve.types import Environ, StartResponse
@@ -217,6 +220,23 @@ def errors(error: HTTPException, gone: ClientDisconnected) -> None:
     assert bases
     app.add_exception_handler("404", errors)  # type: ignore[arg-type]
 
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+app.static("/static", Path("static"), index=None, max_age=60)
+app.static("/static", 5)  # type: ignore[arg-type]
+app.middleware(Compress(codings=["gzip"], levels={"gzip": 6}))
+Compress(minimum_size="1k")  # type: ignore[arg-type]
+
+
+@app.get("/download")
+async def download() -> FileResponse:
+    response = FileResponse(Path("a.txt"), filename="b.txt", headers={"x-mine": "yes"})
+    assert_type(response.status_code, int)
+    return response
+
+
+FileResponse(Path("a.txt"), 200, None, None, "b.txt")  # type: ignore[call-arg]
 
 # --------------------------------------------------------------------------------------------------------- serving
 
