@@ -647,6 +647,11 @@ class Config:
             raise ConfigError(
                 f"ssl-keyfile is given {len(self.ssl_keyfile)} times, ssl-certfile {len(self.ssl_certfile)} times"
             )
+        elif self.proxy_protocol:
+            raise ConfigError(
+                "proxy-protocol cannot be used with ssl-certfile: its header comes before the handshake; "
+                "let the proxy end TLS"
+            )
         if self.ssl_cert_reqs not in ("none", "0") and self.ssl_ca_certs is None:
             raise ConfigError("ssl-cert-reqs needs ssl-ca-certs: whose client certificates are good?")
         if self.ssl_version not in (2, 5, 17):

@@ -366,7 +366,7 @@ def test_several_workers(authority: Authority, files: dict[str, str], tmp_path: 
         replace(files, authority.make("third", "localhost", "third.example"))
         running.signal(signal.SIGHUP)
         running.wait_for("reloaded, generation 2", 20)
-        assert each() == {"third.example"}
+        until(lambda: each() == {"third.example"}, "the last old worker has heard that it retires")
         Path(files["ssl_certfile"]).write_text("nothing")
         running.signal(signal.SIGHUP)
         running.wait_for("the old one stays: ssl-certfile: there is no certificate in")
@@ -551,6 +551,7 @@ def mistakes(authority: Authority, local: dict[str, str], folder: Path) -> list[
             {**both, "ssl_cert_reqs": "required"},
             "ssl-cert-reqs needs ssl-ca-certs: whose client certificates are good?",
         ),
+        ({**both, "proxy_protocol": True}, "proxy-protocol cannot be used with ssl-certfile"),
         ({"ssl_keyfile": key}, "ssl-keyfile needs ssl-certfile"),
         ({"ssl_ca_certs": cert}, "ssl-ca-certs needs ssl-certfile"),
         ({"ssl_certfile": [cert, cert], "ssl_keyfile": key}, "ssl-keyfile is given 1 times, ssl-certfile 2 times"),
