@@ -784,14 +784,17 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------------ hanging
 
     def _judge(self, child: Child, stuck: float, now: float) -> None:
-        """A loop that does not answer: told of after 30 s, killed after timeout_worker_healthcheck."""
+        """A loop that does not answer: told of after 30 s, killed after timeout_worker_healthcheck. An application that
+        runs on the loop itself, WSGI without threads, has its timeout_request first."""
         limit = child.config.timeout_worker_healthcheck
+        patience = child.config.timeout_request if child.interface == "wsgi" and child.config.threads == 0 else 0.0
+        limit = max(limit, patience) if limit else 0.0
         if stuck < min(1.0, limit / 4 or 1.0):
             child.reported, child.stuck_at = False, 0.0
             return
         if not child.stuck_at:
             child.stuck_at, child.cpu_at_stuck = now, watch.cpu_seconds(child.pid) or 0.0
-        if not child.reported and stuck >= (min(STUCK, limit / 2) if limit else STUCK):
+        if not child.reported and stuck >= max(patience, min(STUCK, limit / 2) if limit else STUCK):
             child.reported = True
             logger.warning("%s", self._account(child, stuck, now))
             child.witness.say({"stack": True})  # answered by a thread, unless the GIL is held

@@ -26,7 +26,7 @@ FOR_OTHERS = [
     sys.executable,
     "-c",
     f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-    "import uvloop, apps, fastserve.process.run, fastserve.process.worker\n"
+    "import uvloop, apps, fastserve.interfaces.native, fastserve.process.run, fastserve.process.worker\n"
     "from fastserve.cli import main; sys.exit(main())",
 ]
 

@@ -54,6 +54,28 @@ def test_loop_that_computes_for_a_while_is_left_alone(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize("patient", [True, False])
+def test_wsgi_on_the_loop_has_its_request_timeout_first(tmp_path: Path, patient: bool) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "def app(environ, start_response):\n"
+        "    time.sleep(3 if environ['PATH_INFO'] == '/slow' else 0)\n"
+        "    start_response('200 OK', [('Content-Length', '4')])\n"
+        "    return [b'done']\n"
+    )
+    more = ("--threads", "0", "--timeout-worker-healthcheck", "1", *(("--timeout-request", "20") if patient else ()))
+    with Running("slow:app", "--interface", "wsgi", "--port", "0", "-w", "2", *more, cwd=tmp_path) as server:
+        server.ready()
+        answer = Background(server.port, "/slow")
+        if patient:
+            assert answer.result() == "done"
+            assert "has not turned" not in server.err
+        else:
+            server.wait_for(r"was killed by SIGABRT \(its event loop hung for 1 s\)")
+        assert server.get("/fast") == "done"
+        assert server.stop() == 0
+
+
 def test_thread_that_is_stuck_and_slow_startup_are_no_hung_loop(tmp_path: Path) -> None:
     flag = tmp_path / "slow"
     more = ("--timeout-worker-healthcheck", "2")
