@@ -388,3 +388,41 @@ def test_clients_that_leave(url: str, raw: Any) -> None:
         time.sleep(0.02)
     assert descriptors() <= before
     assert threading.active_count() < 60
+
+
+@pytest.fixture(params=["own wire", "transport"])
+def impatient(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server whose deadlines are short."""
+    app = App()
+
+    @app.get("/big")
+    async def big() -> FileResponse:
+        return FileResponse(folder / "big")
+
+    if request.param == "transport":
+        monkeypatch.setenv("FASTSERVE_WIRE", "transport")
+    with live_server(app, timeout_keep_alive=0.3, timeout_write=0.6) as url:
+        yield url
+
+
+def test_a_client_that_reads_slowly_gets_all_of_it(impatient: str, folder: Path) -> None:
+    """Neither the deadline of an idle connection nor that of a client that takes nothing is for it."""
+    client = begun(impatient, "/big")
+    count = 1000
+    until = time.monotonic() + 2
+    while data := client.recv(1 << 20):
+        count += len(data)
+        if time.monotonic() < until:
+            time.sleep(0.1)
+    client.close()
+    assert count > (folder / "big").stat().st_size
+
+
+def test_a_client_that_takes_nothing_is_cut(impatient: str, folder: Path) -> None:
+    client = begun(impatient, "/big")
+    give_up_at = time.monotonic() + 20
+    time.sleep(1.5)
+    while rest(client) > (folder / "big").stat().st_size:  # it had all of it in its buffers, or the machine stood still
+        assert time.monotonic() < give_up_at
+        client = begun(impatient, "/big")
+        time.sleep(1.5)
