@@ -16,6 +16,7 @@ import logging
 import os
 import traceback
 from asyncio import CancelledError
+from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from inspect import isawaitable, iscoroutine
@@ -23,7 +24,7 @@ from inspect import isawaitable, iscoroutine
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from fastserve.interfaces.asgi cimport ASGIHandler
 from fastserve.interfaces.call cimport HandlerCall
@@ -33,6 +34,7 @@ from fastserve.interfaces.static cimport Static
 cdef extern from "Python.h":
     bint PyCoro_CheckExact(object coro)   # a coroutine of an `async def`: without the Python call that inspect costs
 
+from fastserve.protocol.board cimport FOR_AGE
 from fastserve.protocol.core cimport (
     FS_METHOD_CONNECT,
     FS_METHOD_COUNT,
@@ -55,6 +57,7 @@ from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.request cimport BodyListener, Namespace, Request, RequestBody, path_bytes
 from fastserve.protocol.files cimport answer_of, send_answer
 from fastserve.protocol.response cimport FileResponse, Response, StreamingResponse, content_type_of
+from fastserve.protocol.timers cimport precise_now
 from fastserve.protocol.websocket cimport WebSocket, asks_for_websocket
 from fastserve.protocol.wire cimport OpenFile
 
@@ -543,6 +546,7 @@ cdef class NativeHandler(Handler):
     cdef bint _websockets           # there are routes for WebSockets
     cdef dict _exception_handlers
     cdef object _body_max           # limit_request_body of the App, or None
+    cdef object _line               # deque: since when each call that has no thread yet waits for one; where that is asked for
     cdef list _spare                # NativeCalls with their blank tasks, ready for another request
     cdef list _mounts               # of Mount, the longest prefix first
     cdef list _folders              # of Static, likewise
@@ -561,6 +565,7 @@ cdef class NativeHandler(Handler):
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._threads = threads if threads is not None else min(32, (os.cpu_count() or 1) + 4)
         self._spare = []
+        self._line = deque()
         self._compile()
         app._compiled.add(self)
 
@@ -1333,6 +1338,12 @@ async def _inline(NativeCall call):
 
 async def _threaded(NativeCall call):
     """A plain function in the pool, in a copy of the request's context."""
+    cdef NativeHandler wing = call.wing
+    if wing.shed_after_ns and wing._line and precise_now() - <int64_t>wing._line[0] > wing.shed_after_ns \
+            and call.request().raw_path not in wing.exempt:
+        # The line for a thread is so long that this one would be answered to nobody.
+        call.exchange.seat.shed[FOR_AGE] += 1
+        raise HTTPException(503, "too many requests at once", {"retry-after": "1"})
     arguments, named = call.endpoint.bind(call)
     return await _in_pool(call.wing, call.endpoint.handler, arguments, named)
 
@@ -1340,16 +1351,24 @@ async def _threaded(NativeCall call):
 async def _in_pool(NativeHandler wing, object function, tuple arguments, dict named):
     loop = asyncio.get_running_loop()
     future = loop.create_future()
-    job = wing.pool().submit(_job, loop, future, contextvars.copy_context(), function, arguments, named)
+    cdef object line = None
+    since = None
+    if wing.shed_after_ns:
+        line, since = wing._line, precise_now()
+        line.append(since)
+    job = wing.pool().submit(_job, loop, future, contextvars.copy_context(), function, arguments, named, line)
     try:
         return await future
     except CancelledError:
-        job.cancel()   # if it has not begun; what has begun goes on to its end
+        if job.cancel() and line is not None:   # if it has not begun; what has begun goes on to its end
+            line.remove(since)
         raise
 
 
-def _job(loop, future, context, function, arguments, named):
+def _job(loop, future, context, function, arguments, named, line):
     # In the thread.
+    if line is not None:
+        line.popleft()   # first in, first out, as the pool's own queue
     try:
         value, error = context.run(function, *arguments, **named), None
     except StopIteration as stop:

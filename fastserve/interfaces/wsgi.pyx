@@ -737,6 +737,9 @@ cdef class WSGIHandler(Handler):
                         (<WSGICall>self._queue.popleft()).refuse()
         return 0
 
+    cdef int64_t waiting_since(self):
+        return (<WSGICall>self._queue[0]).queued_at if self._queue else 0   # threads take from it, but none while we look
+
     cdef WSGICall take(self, Worker worker):
         """The next call for a thread; waits for it. None: it is over."""
         cdef WSGICall call

@@ -1,5 +1,5 @@
 # The two doors to the upper floors. They subclass; Connection never learns who answers or who watches.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from fastserve.protocol.exchange cimport Exchange
 
 
@@ -16,6 +16,12 @@ cdef class Handler:
     # bytes, or FS_UNLIMITED.
     cdef bint limits_bodies
     cdef uint64_t body_limit(self, Exchange exchange, uint64_t limit) except? 0
+    # A request that has waited for longer than this is not to be begun; 0: it may be. Set by the Service, which sees to those
+    # that waited in the kernel, and asks, where every call needs a thread, since when the oldest has been waiting for one
+    # (precise_now(); 0: none waits). Where only some do, they are the handler's to turn away.
+    cdef int64_t shed_after_ns
+    cdef frozenset exempt       # paths to which that does not apply, as bytes
+    cdef int64_t waiting_since(self)
 
 
 cdef class Observer:

@@ -33,6 +33,9 @@ cdef class Handler:
     cdef uint64_t body_limit(self, Exchange exchange, uint64_t limit) except? 0:
         return limit
 
+    cdef int64_t waiting_since(self):
+        return 0
+
     async def wait_idle(self):
         """Until the calls are over that have answered and go on (background tasks). Called when the server stops, after the
         last connection; cancelled if it takes too long."""

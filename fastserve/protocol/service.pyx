@@ -15,7 +15,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from fastserve.protocol.core cimport (
     FS_DATE_LEN, FS_E_NONE, FS_UNLIMITED, fs_date_format, fs_response_raw, fs_response_status_line,
 )
-from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Expiring
+from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Expiring, precise_now
 from fastserve.protocol.wire cimport Stream, Wire
 
 import asyncio
@@ -84,8 +84,10 @@ cdef class Service(Host):
         self.core_limits = self.limits.core
         if handler.limits_bodies:
             self.core_limits.body_bytes_max = FS_UNLIMITED  # the handler is asked for each
+        handler.shed_after_ns = <int64_t>(self.limits.shed_after * 1e9)
+        handler.exempt = frozenset(exempt)
         self.guarded = self.limits.concurrency_max > 0 or self.limits.shed_after > 0
-        self.exempt = frozenset(exempt)
+        self.exempt = handler.exempt
         self.overload_fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"retry-after", b"1")]
         self._peers = {} if self.limits.peer_connections_max else None
         self._told_full_at = float("-inf")
@@ -333,8 +335,7 @@ cdef class Service(Host):
         cdef uint32_t others = self.seat.in_state[IN_TUNNEL]   # WebSockets are no requests any more
         if limits.concurrency_max and self.seat.active > others and self.seat.active - others > limits.concurrency_max:
             reason = FOR_CONCURRENCY
-        elif limits.shed_after > 0 and self.driver is not None and self.driver.came_ns \
-                and fs_wall_ns() - self.driver.came_ns > <int64_t>(limits.shed_after * 1e9):
+        elif limits.shed_after > 0 and self._waited_ns() > self.handler.shed_after_ns:
             reason = FOR_AGE
         if reason >= 0:
             try:
@@ -344,6 +345,19 @@ cdef class Service(Host):
                 pass
             self.seat.shed[reason] += 1
         return reason
+
+    cdef int64_t _waited_ns(self) noexcept:
+        # How long will this request have waited when its handler begins? At least as long as it has been in the kernel, and
+        # as the oldest of those that stand before it in the line for a thread has stood there.
+        cdef int64_t in_kernel = 0
+        cdef int64_t since
+        if self.driver is not None and self.driver.came_ns:
+            in_kernel = fs_wall_ns() - self.driver.came_ns
+        try:
+            since = self.handler.waiting_since()
+        except Exception:
+            since = 0
+        return max(in_kernel, precise_now() - since) if since else in_kernel
 
     cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head):
         cdef bytes path

@@ -115,7 +115,7 @@ def watched(app: Any, **options: Any) -> Iterator[tuple[str, Any]]:
     config = Config.embedded(app, {"port": 0, "timeout_graceful_shutdown": 5.0, **options})
     board, listeners = Board(1), Listeners(config.addresses)
     board[0].slot = 0
-    server = Server.of(config, app, "native", listeners, board=board)
+    server = Server.of(config, app, options.get("interface", "native"), listeners, board=board)
     stop, started = asyncio.Event(), threading.Event()
     loop = new_loop("auto")
 
@@ -533,6 +533,54 @@ def test_a_request_that_waited_too_long_is_turned_away(raw) -> None:
         assert (status, fields["retry-after"]) == (503, "1")
         assert health.response()[0] == 200
         assert client.send(GET % b"/").response()[0] == 200
+        assert shed(seat) == {"age": 1}
+
+
+def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    if environ["PATH_INFO"] == "/thread":
+        time.sleep(0.5)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+
+
+def native() -> App:
+    app = App()
+
+    @app.get("/thread")
+    def thread() -> str:
+        time.sleep(0.5)
+        return "done"
+
+    @app.get("/plain")
+    def plain() -> str:
+        return "done"
+
+    @app.get("/async")
+    async def asynchronous() -> str:
+        return "done"
+
+    app.get("/healthz")(lambda: "fine")
+    return app
+
+
+@pytest.mark.parametrize("interface", ["native", "wsgi"])
+def test_a_long_line_for_a_thread_turns_new_ones_away(wire, raw, interface: str) -> None:
+    app: Any = native() if interface == "native" else wsgi
+    options = {"threads": 1, "shed_after": 0.1, "limit_exempt": ["/healthz"]}
+    with watched(app, interface=interface, **options) as (url, seat):
+        line = [raw(url).send(GET % b"/thread")]
+        until(lambda: seat.active == 1, "a thread has it")
+        line.append(raw(url).send(GET % b"/plain"))
+        until(lambda: seat.active == 2, "one waits")
+        time.sleep(0.2)
+        health = raw(url).send(GET % b"/healthz")
+        status, fields, _ = raw(url).send(GET % b"/plain").response()
+        assert (status, fields["retry-after"]) == (503, "1")
+        if interface == "native":  # what needs no thread does not wait for one
+            assert raw(url).send(GET % b"/async").response()[2] == b"done"
+        assert [client.response()[2] for client in line] == [b"done", b"done"]
+        assert health.response()[0] == 200
+        assert raw(url).send(GET % b"/plain").response()[2] == b"done"
         assert shed(seat) == {"age": 1}
 
 
