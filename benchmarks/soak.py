@@ -27,7 +27,8 @@ from . import cpu, servers
 ROOT = Path(__file__).parent.parent
 RSS_AIM = 0.5  # MB a minute
 FLAGS = (
-    "--no-supervisor", "--no-access-log", "--timeout-header", "1", "--timeout-body", "1", "--timeout-write", "1", "--min-rate-grace", "1",
+    "--no-supervisor", "--no-access-log",
+    "--timeout-header", "1", "--timeout-body", "1", "--timeout-write", "1", "--min-rate-grace", "1",
     "--timeout-keep-alive", "2", "--timeout-linger", "0.5", "--limit-concurrency", "200", "--limit-connections", "400",
 )  # fmt: skip
 RESET = struct.pack("ii", 1, 0)
