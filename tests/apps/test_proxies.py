@@ -128,6 +128,7 @@ def caddy(folder: Path, ways: list[Way]) -> tuple[list[str], str]:
         upstream = f"unix/{way.upstream}" if way.mode == "unix" else way.upstream
         text += f"""
 http://127.0.0.1:{way.port} {{
+  bind 127.0.0.1
   reverse_proxy {upstream} {{
     header_up X-Forwarded-Port {way.port}
     header_up -X-Forwarded-Prefix
@@ -216,8 +217,14 @@ def ways(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                 else:
                     upstream = stack.enter_context(serving(make(), **options)).removeprefix("http://")
                 found.append(Way(interface, mode, upstream))
-        give_ports(found)
-        stack.enter_context(running(request.param, folder / "proxy", found))
+        for attempt in range(3):  # between our look and the proxy's bind, a port may be somebody else's
+            give_ports(found)
+            try:
+                stack.enter_context(running(request.param, folder / f"proxy{attempt}", found))
+                break
+            except AssertionError:
+                if attempt == 2:
+                    raise
         yield found
 
 

@@ -23,7 +23,7 @@ import pytest
 from process.running import Running
 
 FULL = os.environ.get("FASTSERVE_MEMORY") == "full"
-REQUESTS, SOCKETS, LEAVERS = (1_000_000, 100_000, 100_000) if FULL else (60_000, 3_000, 5_000)
+REQUESTS, SOCKETS, LEAVERS = (1_000_000, 100_000, 100_000) if FULL else (40_000, 2_500, 5_000)
 OBJECTS_MORE = 100  # of a few ten thousand, after a collection
 RSS_MORE = 2 << 20  # bytes: what an allocator may do
 LIMIT = 60.0
