@@ -136,7 +136,7 @@ cdef inline Entry _stripped(const uint8_t *p, const uint8_t *end) noexcept:
     cdef Entry entry
     while p < end and (p[0] == 32 or p[0] == 9):
         p += 1
-    while end > p and (end[-1] == 32 or end[-1] == 9):
+    while end > p and ((end - 1)[0] == 32 or (end - 1)[0] == 9):
         end -= 1
     entry.p = p
     entry.n = end - p
@@ -169,7 +169,7 @@ cdef bint _nth(const uint8_t *data, const fs_field *fields, uint32_t count, unsi
         end = start + fields[i].value_len
         while True:
             p = end
-            while p > start and p[-1] != 44:
+            while p > start and (p - 1)[0] != 44:
                 p -= 1
             if n == 0:
                 out[0] = _stripped(p, end)
