@@ -4,6 +4,7 @@
 from libc.stdint cimport int64_t
 
 from fastserve.interfaces.asgi_event cimport EventCall
+from fastserve.interfaces.call cimport Spares
 from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.hooks cimport Handler
 
@@ -15,7 +16,7 @@ cdef class ASGIHandler(Handler):
     cdef bytes raw_root_path
     cdef set running                  # calls that are waiting for something; tasks of mounts behind middleware
     cdef list _idle_waiters
-    cdef list spare                   # ASGICalls with their blank tasks, ready for another request
+    cdef Spares spare                 # ASGICalls with their blank tasks, ready for another request
 
     # `mounted`: the part of the path that an App above has taken for itself; "" if this is the application.
     cdef dict scope(self, Exchange exchange, str mounted, object state)

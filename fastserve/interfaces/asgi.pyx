@@ -118,12 +118,10 @@ cdef class ASGIHandler(Handler):
         self.root_path = root_path
         self.raw_root_path = quote(root_path, safe="/%:@!$&'()*+,;=-._~").encode("ascii")
         self.running = set()
-        self.spare = []
+        self.spare = Spares.__new__(Spares)
 
     def close(self):
         """Let go of what was kept for the next requests."""
-        for call in self.spare:
-            (<ASGICall>call).let_go()
         self.spare.clear()
 
     async def wait_idle(self):
@@ -175,11 +173,10 @@ cdef class ASGIHandler(Handler):
                 return 0   # no good handshake, and the peer was told so
             call = ASGIWebSocketCall.__new__(ASGIWebSocketCall)
             (<ASGIWebSocketCall>call).websocket = websocket
-        elif self.spare:
-            call = self.spare.pop()
-            call.finished = False
         else:
-            call = ASGICall.__new__(ASGICall)
+            call = <EventCall>self.spare.take()
+            if call is None:
+                call = ASGICall.__new__(ASGICall)
         call.wing = self
         call.exchange = exchange
         call.loop = self.loop

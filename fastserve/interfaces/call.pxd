@@ -4,6 +4,9 @@
 from fastserve.protocol.exchange cimport Call, Exchange
 
 
+cdef class Spares
+
+
 cdef class HandlerCall(Call):
     cdef Exchange exchange     # None once answered for
     cdef object coro           # the coroutine being stepped now
@@ -38,7 +41,16 @@ cdef class HandlerCall(Call):
     cdef object _step(self, object value, object error, bint *suspended)
     cdef object _ended(self, object value, object error)
     # A wing keeps calls that nobody has seen, with their blank tasks, for the next requests: kept() behind go() puts this one
-    # among `spare`, reset; False: they have let go of each other.
-    cdef bint kept(self, list spare) except -1
+    # among `spares`, reset; False: they have let go of each other.
+    cdef bint kept(self, Spares spares) except -1
     cdef int reset(self) except -1
     cdef int _finish(self) except -1
+
+
+cdef class Spares:
+    # Calls that wait for their next request. A list that grows and shrinks by one would be reallocated at each request.
+    cdef list _calls           # SPARE_MAX places
+    cdef Py_ssize_t _count
+    cdef HandlerCall take(self)                       # None: there is none
+    cdef bint put(self, HandlerCall call) except -1   # False: there is no room
+    cdef int clear(self) except -1

@@ -267,12 +267,11 @@ cdef class HandlerCall(Call):
         self.context = None
         return True
 
-    cdef bint kept(self, list spare) except -1:
+    cdef bint kept(self, Spares spares) except -1:
         # Most calls end within go(), and nobody has seen their task or kept a method of theirs. (2: the wing's, and the task's.)
-        if self.finished and self.reusable() and Py_REFCNT(self) == 2 and len(spare) < SPARE_MAX:
+        if self.finished and self.reusable() and Py_REFCNT(self) == 2 and spares._count < SPARE_MAX:
             self.reset()
-            spare.append(self)
-            return True
+            return spares.put(self)
         self.let_go()
         return False
 
@@ -496,3 +495,34 @@ cdef class HandlerCall(Call):
     @property
     def __qualname__(self):
         return getattr(self.coro, "__qualname__", "handler")
+
+
+cdef class Spares:
+    """Calls, with their blank tasks, that wait for their next request."""
+
+    def __cinit__(self):
+        self._calls = [None] * SPARE_MAX
+
+    cdef HandlerCall take(self):
+        cdef HandlerCall call
+        if self._count == 0:
+            return None
+        self._count -= 1
+        call = <HandlerCall>self._calls[self._count]
+        self._calls[self._count] = None
+        call.finished = False
+        return call
+
+    cdef bint put(self, HandlerCall call) except -1:
+        if self._count >= SPARE_MAX:
+            return False
+        self._calls[self._count] = call
+        self._count += 1
+        return True
+
+    cdef int clear(self) except -1:
+        cdef HandlerCall call = self.take()
+        while call is not None:
+            call.let_go()
+            call = self.take()
+        return 0

@@ -27,7 +27,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from fastserve.interfaces.asgi cimport ASGIHandler
-from fastserve.interfaces.call cimport HandlerCall
+from fastserve.interfaces.call cimport HandlerCall, Spares
 from fastserve.interfaces.relay cimport RelayExchange, again
 from fastserve.interfaces.static cimport Static
 
@@ -547,7 +547,7 @@ cdef class NativeHandler(Handler):
     cdef dict _exception_handlers
     cdef object _body_max           # limit_request_body of the App, or None
     cdef object _line               # deque: since when each call that has no thread yet waits for one; where that is asked for
-    cdef list _spare                # NativeCalls with their blank tasks, ready for another request
+    cdef Spares _spare              # NativeCalls with their blank tasks, ready for another request
     cdef list _mounts               # of Mount, the longest prefix first
     cdef list _folders              # of Static, likewise
     cdef str root_path              # for what is mounted,
@@ -564,7 +564,7 @@ cdef class NativeHandler(Handler):
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._threads = threads if threads is not None else min(32, (os.cpu_count() or 1) + 4)
-        self._spare = []
+        self._spare = Spares.__new__(Spares)
         self._line = deque()
         self._compile()
         app._compiled.add(self)
@@ -598,8 +598,6 @@ cdef class NativeHandler(Handler):
 
     def close(self):
         """Join the threads of the pool; calls that have not begun are dropped."""
-        for call in self._spare:
-            (<NativeCall>call).let_go()
         self._spare.clear()
         for mount in self._mounts:
             (<Mount>mount).handler.close()
@@ -734,10 +732,8 @@ cdef class NativeHandler(Handler):
     cdef int handle(self, Exchange exchange) except -1:
         cdef NativeCall call
         cdef object found
-        if self._spare:
-            call = self._spare.pop()
-            call.finished = False
-        else:
+        call = <NativeCall>self._spare.take()
+        if call is None:
             call = NativeCall.__new__(NativeCall)
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
@@ -811,7 +807,8 @@ cdef class NativeHandler(Handler):
     cdef int _give_back(self, NativeCall call) except -1:
         call.reset()
         call.finished = True   # its task, if it has one, is done until the next request
-        self._spare.append(call)
+        if not self._spare.put(call):
+            call.let_go()
         return 0
 
     cdef int _handle_websocket(self, Exchange exchange, NativeCall call, Endpoint endpoint) except -1:
