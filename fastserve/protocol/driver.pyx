@@ -541,13 +541,17 @@ cdef class Driver:
         if not self.own_wire:
             task = self.loop.create_task(self._with_transport(socket.socket(fileno=fd)))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._transport_made)
             return 0
         wire = SocketWire.__new__(SocketWire)
         wire.driver = self
         wire.fd = fd
         wire.peer = peer[0]
         return wire.start()
+
+    def _transport_made(self, task):
+        self._tasks.discard(task)
+        self.room_made()   # it was counted, and is a connection now, or nothing
 
     async def _with_transport(self, sock):
         tls = self.tls

@@ -309,8 +309,9 @@ cdef class Service(Host):
     # ------------------------------------------------------------------- more than this worker takes
 
     cdef bint full(self):
+        # One in its handshake is a connection too: whoever opens a thousand of them and says nothing is not outside the limit.
         return self.limits.connections_max > 0 \
-            and <size_t>len(self._connections) - self._leaving >= self.limits.connections_max
+            and <size_t>len(self._connections) - self._leaving + <size_t>len(self.driver._tasks) >= self.limits.connections_max
 
     cdef bint room(self) except -1:
         # For one more connection? Idle ones give way, the oldest first.

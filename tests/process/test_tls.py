@@ -447,6 +447,22 @@ def test_clients_that_do_not_shake_hands(authority: Authority, local: dict[str, 
 
 
 @LOOPS
+def test_handshakes_count_as_connections(authority: Authority, local: dict[str, str], loop: str) -> None:
+    """Silent clients take the places that --limit-connections has, until their time is up; then others have their turn."""
+    options = {"timeout_tls_handshake": 1.0, "limit_connections": 2, **local}
+    with live_server(make_app(), loop=loop, **options) as url, contextlib.ExitStack() as stack:
+        begin = time.monotonic()
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20))
+        time.sleep(0.1)
+        for _ in range(2):
+            sock = stack.enter_context(tls(url, authority.client()))
+            assert get(sock) == b"https https"
+        assert time.monotonic() - begin > 0.8
+        assert httpx.get(url, verify=authority.client()).text == "https https"  # an idle one gives way
+
+
+@LOOPS
 def test_the_stop_does_not_wait_for_a_handshake(local: dict[str, str], loop: str) -> None:
     with contextlib.ExitStack() as stack:
         with live_server(make_app(), loop=loop, timeout_tls_handshake=60, **local) as url:
