@@ -24,7 +24,7 @@ HEAD = """\
 # Compatibility
 
 Frameworks and applications served as they are, end to end over real sockets. The page is made by
-`python docs/compatibility.py` from a run of [tests/frameworks](../tests/frameworks/) and [tests/apps](../tests/apps/); do
+`python docs/compatibility.py` from a run of [tests/frameworks](../tests/frameworks/) and [tests/applications](../tests/applications/); do
 not edit it. Python {python}.
 
 ## Frameworks
@@ -51,12 +51,12 @@ NAMES = {"bottle": "Bottle", "falcon": "Falcon", "pyramid": "Pyramid"}
 
 APPS = {"datasette": ("Datasette", "ASGI"), "dash": ("Dash", "WSGI"), "nicegui": ("NiceGUI", "ASGI"),
         "pypiserver": ("pypiserver", "WSGI")}  # fmt: skip
-"""tests/apps/test_NAME.py -> how it is written, and what it speaks. The name is the distribution's too."""
+"""tests/applications/test_NAME.py -> how it is written, and what it speaks. The name is the distribution's too."""
 
 
 def run(report: Path) -> int:
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
-    command += [str(ROOT / "tests" / "frameworks"), str(ROOT / "tests" / "apps")]
+    command += [str(ROOT / "tests" / "frameworks"), str(ROOT / "tests" / "applications")]
     # The tests that compare this page with the tests would fail before it is written.
     return subprocess.run([*command, "-k", "not test_the_grid"], cwd=ROOT, check=False).returncode
 
@@ -94,7 +94,7 @@ def table(heading: str, cells: Mapping[tuple[str, str], str], without: Mapping[t
 
 def shown(name: str) -> str:
     """The first paragraph of the application's tests, behind its name."""
-    text = ast.get_docstring(ast.parse((ROOT / "tests" / "apps" / f"test_{name}.py").read_text(encoding="utf-8")))
+    text = ast.get_docstring(ast.parse((ROOT / "tests" / "applications" / f"test_{name}.py").read_text(encoding="utf-8")))
     assert text is not None
     return " ".join(text.split("\n\n")[0].split()).partition(": ")[2].rstrip(".")
 

@@ -51,6 +51,8 @@ def sample(name: str, option: Option) -> tuple[str, object]:
                 "admin": "127.0.0.1:7002",
                 "header": "X-Sample: yes",
                 "access_log_exclude": "/x",
+                "limit_exempt": "/x",
+                "static": f"/x={Path(__file__).parent}",
                 "forwarded_allow_ips": "10.0.0.0/8",
                 "forwarded_fields": "forwarded",
             }.get(name, "sample")

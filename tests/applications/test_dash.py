@@ -5,7 +5,7 @@ the loop.
 from __future__ import annotations
 
 import pytest
-from apps.browser import Page
+from applications.browser import Page
 from process.running import Running
 
 APP = """
