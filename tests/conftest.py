@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """The logger "fastserve", put back: fastserve.run() in this process sets it up for good."""
+    logger = logging.getLogger("fastserve")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], _, logger.propagate = before
+    logger.setLevel(before[1])
 
 
 class MemoryTransport:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -608,12 +607,8 @@ def test_an_encrypted_key_and_one_file_for_both(authority: Authority, tmp_path: 
 
 
 def test_a_certificate_that_ends_is_warned_of(
-    authority: Authority,
-    local: dict[str, str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    authority: Authority, local: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("fastserve"), "propagate", True)  # whatever ran before in this process
     cert, key = authority.make("brief", "brief.example", days=3)
     found = Certificates(
         Config(app=None, ssl_certfile=[cert, local["ssl_certfile"]], ssl_keyfile=[key, local["ssl_keyfile"]])
