@@ -24,8 +24,8 @@ HEAD = """\
 # Compatibility
 
 Frameworks and applications served as they are, end to end over real sockets. The page is made by
-`python docs/compatibility.py` from a run of [tests/frameworks](../tests/frameworks/) and [tests/applications](../tests/applications/); do
-not edit it. Python {python}.
+`python docs/compatibility.py` from a run of [tests/frameworks](../tests/frameworks/) and
+[tests/applications](../tests/applications/); do not edit it. Python {python}.
 
 ## Frameworks
 
