@@ -19,14 +19,14 @@
 
 /* Does the word hold a byte below 0x20, above 0x7E, a double quote or a backslash? The high bit of a byte of `x - EACH(n)`
  * answers exactly only for the lowest such byte, which is enough for "any". */
-FS_INLINE bool special(uint64_t word) {
+FS_INLINE uint64_t special(uint64_t word) {
   uint64_t quote = word ^ EACH('"'), backslash = word ^ EACH('\\'), del = word ^ EACH(0x7F);
   uint64_t found = word;                      /* 0x80 and above */
   found |= (word - EACH(0x20)) & ~word;       /* below 0x20 */
   found |= (quote - EACH(1)) & ~quote;        /* zero bytes of the three */
   found |= (backslash - EACH(1)) & ~backslash;
   found |= (del - EACH(1)) & ~del;
-  return (found & EACH(0x80)) != 0;
+  return found & EACH(0x80);
 }
 
 FS_INLINE bool special_byte(uint8_t c) { return c < 0x20 || c > 0x7E || c == '"' || c == '\\'; }
@@ -56,7 +56,7 @@ FS_INLINE size_t log_text(uint8_t *out, const uint8_t *text, size_t len, bool js
     memcpy(&first, text, 8);
     memcpy(&last, text + len - 8, 8);
     memcpy(out, &first, 8);
-    bool seen = special(first) | special(last);
+    uint64_t seen = special(first) | special(last);
     if (len > 16) {
       for (i = 8; i < len - 8; i += 8) {
         uint64_t word;

@@ -17,7 +17,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or ["cc"]
-FUZZ_TARGETS = 4
+FUZZ_TARGETS = 5
 FUZZ_SECONDS = 5  # each
 
 
