@@ -91,9 +91,11 @@ static void expect(const void *header, size_t len, int32_t answer, unsigned fami
     good &= CHECK_INT(got.family, family);
     if (family != 0) {
       fs_address_parse((const uint8_t *)source, strlen(source), &wanted);
-      good &= CHECK(memcmp(wanted.bytes, got.source.bytes, 16) == 0) & CHECK_INT(got.source_port, sport);
+      good &= CHECK(memcmp(wanted.bytes, got.source.bytes, 16) == 0);
+      good &= CHECK_INT(got.source_port, sport);
       fs_address_parse((const uint8_t *)destination, strlen(destination), &wanted);
-      good &= CHECK(memcmp(wanted.bytes, got.destination.bytes, 16) == 0) & CHECK_INT(got.destination_port, dport);
+      good &= CHECK(memcmp(wanted.bytes, got.destination.bytes, 16) == 0);
+      good &= CHECK_INT(got.destination_port, dport);
     }
   }
   if (!good) printf("  at %s\n", name);
