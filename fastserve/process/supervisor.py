@@ -141,6 +141,7 @@ class Supervisor:
                 while True:
                     if self._somebody_died:
                         self._somebody_died = False
+                        self._obey_stops()
                         self._reap()
                     if self._stopping and not self._children():
                         break
@@ -843,7 +844,15 @@ class Supervisor:
                         break  # died this instant: the next turn buries it properly
                     os.waitpid(found_.si_pid, os.WNOHANG)
 
+    def _obey_stops(self) -> None:
+        """Ctrl-C goes to the whole process group: a worker that it ends while it boots is no boot that failed."""
+        while self._queue and self._queue[0] in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            self._obey(self._queue.popleft())
+
     def _bury(self, child: Child, code: int) -> None:
+        if code in (-signal.SIGINT, -signal.SIGTERM) and not child.was_ready and not self._stopping:
+            time.sleep(0.05)  # if it was sent to the group, ours is on its way
+            self._obey_stops()
         if child.talk.fileno() >= 0:
             self._hear(child)
         slot = self._slots[child.slot]
