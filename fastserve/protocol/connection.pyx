@@ -117,7 +117,7 @@ cdef class Connection(Channel):
         if trust is not None and trust.peer(wire.info("peername")):
             self.trust = trust
             self._proxy_due = trust.proxy_protocol
-        if not self.service.enter(self) and self.trust is None:
+        if not self.service.enter(self, wire) and self.trust is None:
             self.service.seat.shed[FOR_PEER] += 1
             return self._close(False)
         if self.service.stopping:
@@ -154,7 +154,7 @@ cdef class Connection(Channel):
         self._free_buffer()
         self._enter(IN_CLOSE, precise_now())
         self.service.seat.in_state[IN_CLOSE] -= 1
-        self.service.leave(self)
+        self.service.leave(self, self._lost_wire)
         return 0
 
     # --------------------------------------------------------------------------------------- station 2: read

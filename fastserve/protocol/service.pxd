@@ -9,7 +9,7 @@ from fastserve.protocol.forwarded cimport Trust
 from fastserve.protocol.hooks cimport Handler, Observer
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport Timers
-from fastserve.protocol.wire cimport HangupWatch
+from fastserve.protocol.wire cimport HangupWatch, Wire
 
 # The queues of `timers`.
 cdef enum Deadline:
@@ -88,11 +88,11 @@ cdef class Service(Host):
     cdef double _looks_at_writers(self) except -1
     cdef const uint8_t *common_lines(self, size_t *length) noexcept
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept
-    cdef bint enter(self, object connection) except -1   # False: it is one too many of its peer
+    cdef bint enter(self, object connection, Wire wire) except -1   # False: it is one too many of its peer
     cdef int admit(self, const uint8_t *data, fs_request_head *head) noexcept   # -1, or the Shed that turns it away
     cdef int64_t _waited_ns(self) noexcept
     cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head)
     cdef int relieve(self, object but) except -1         # of bytes held, over the budget; `but` is in use
-    cdef int leave(self, object connection) except -1
+    cdef int leave(self, object connection, Wire wire) except -1
     cdef int take_off(self, const uint8_t *data, fs_request_head *head, int64_t now) noexcept   # a flight, or -1
     cdef void land(self, int flight) noexcept

@@ -9,7 +9,6 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from fastserve.protocol.board cimport FLIGHTS_MAX, FLIGHT_TEXT, FOR_AGE, FOR_CONCURRENCY, IN_TUNNEL, Flight
-from fastserve.protocol.channel cimport Channel
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from fastserve.protocol.core cimport (
@@ -273,26 +272,26 @@ cdef class Service(Host):
         """The open connections, as objects whose repr() tells their state."""
         return list(self._connections)
 
-    cdef bint enter(self, object connection) except -1:
+    cdef bint enter(self, object connection, Wire wire) except -1:
         self._connections.add(connection)
         self.seat.connections += 1
         if self.parting or self.retiring:
             connection.farewell()
-        if self._peers is not None:
-            key = _peer_key((<Channel>connection).info("peername"))
+        if self._peers is not None:  # by the wire's own peer, at both ends: a proxy may name another one in between
+            key = _peer_key(wire.info("peername"))
             if key is not None:
                 self._peers[key] = self._peers.get(key, 0) + 1
                 return self._peers[key] <= self.limits.peer_connections_max
         return True
 
-    cdef int leave(self, object connection) except -1:
+    cdef int leave(self, object connection, Wire wire) except -1:
         if connection in self._connections:
             self._connections.discard(connection)
             self.seat.connections -= 1
             if self._leaving:
                 self._leaving -= 1
             if self._peers is not None:
-                key = _peer_key((<Channel>connection).info("peername"))
+                key = _peer_key(wire.info("peername"))
                 if self._peers.get(key, 0) > 1:
                     self._peers[key] -= 1
                 else:

@@ -459,6 +459,23 @@ def test_one_address_has_only_so_many(wire, raw) -> None:
         assert shed(seat) == {"peer": 1}
 
 
+def test_a_client_named_by_a_proxy_does_not_leave_in_place_of_a_direct_one(wire, raw) -> None:
+    options = {"limit_connections_per_peer": 1, "forwarded_allow_ips": "127.0.0.1", "proxy_protocol": True}
+    with watched(make()[0], **options) as (url, seat):
+        proxied = raw(url).send(b"PROXY TCP4 127.0.0.2 127.0.0.1 4711 80\r\n" + GET % b"/")
+        assert proxied.response()[0] == 200
+        place = proxied.socket.getpeername()
+        with socket.create_connection(place, source_address=("127.0.0.2", 0)) as direct:
+            direct.sendall(GET % b"/")
+            assert direct.recv(100).startswith(b"HTTP/1.1 200")
+            proxied.close()
+            until(lambda: seat.connections == 1, "the proxied one has left")
+            with socket.create_connection(place, source_address=("127.0.0.2", 0)) as second:
+                second.settimeout(PATIENCE)
+                assert second.recv(100) == b""
+        assert shed(seat) == {"peer": 1}
+
+
 def test_unfinished_heads_share_a_budget(wire, raw) -> None:
     with watched(make()[0], limit_buffers=200_000) as (url, seat):
         clients = []
