@@ -9,7 +9,6 @@ from fastserve.telemetry.line_writer cimport LineWriter
 cdef class AccessLog(Observer):
     cdef LineWriter _writer
     cdef object _stream           # instead of a writer: anything with write(str) and flush()
-    cdef object _loop
     cdef object _handle           # of the next flush
     cdef fs_log_piece *_pieces
     cdef uint32_t _count

@@ -214,8 +214,7 @@ cdef class AccessLog(Observer):
         self._len += fs_log_line(self._out + self._len, self._pieces, self._count, facts)
         self._lines += 1
         if self._handle is None:
-            self._loop = asyncio.get_running_loop()
-            self._handle = self._loop.call_later(FLUSH_SECONDS, self.flush)
+            self._handle = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
         if self._len >= BATCH and self._writer is not None:
             self._hand_over()
         return 0

@@ -38,7 +38,7 @@ cdef extern from *:
       pthread_cond_t more, less;
       uint8_t *waiting;
       size_t waiting_len, waiting_cap;
-      uint64_t waiting_lines, dropped;
+      uint64_t dropped;
       int fd, next_fd, error;
       bool datagrams, busy, stop, ended, left;
       size_t piece_max;
@@ -134,7 +134,6 @@ cdef extern from *:
         cap = swap_cap;
         len = w->waiting_len;
         w->waiting_len = 0;
-        w->waiting_lines = 0;
         w->busy = true;
         pthread_mutex_unlock(&w->lock);
 
@@ -237,7 +236,6 @@ cdef extern from *:
       if (taken) {
         memcpy(w->waiting + w->waiting_len, data, len);
         w->waiting_len += len;
-        w->waiting_lines += lines;
         pthread_cond_signal(&w->more);
       } else {
         w->dropped += lines;
