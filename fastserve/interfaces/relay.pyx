@@ -159,7 +159,7 @@ cdef class RelayExchange(Exchange):
         self.plan.body = not silent and self.head().method_id != FS_METHOD_HEAD
         self.owed = content_length if self.plan.body else -1
         self.head_alone = True
-        self._head_written(status)
+        self._head_written(status, fields)
         (<RelayChannel>self.channel).events.append(
             {"type": "http.response.start", "status": status, "headers": fields}
         )

@@ -93,6 +93,6 @@ cdef class Exchange:
     cdef int _write_framing(self, fs_out *out, bint date, bint server) except -1
     cdef int _refuse(self, fs_out *out, size_t mark, int error, object what) except -1
     cdef int _write_framing_with_type(self, fs_out *out, bytes content_type) except -1
-    cdef int _head_written(self, unsigned status) except -1
+    cdef int _head_written(self, unsigned status, object headers) except -1
     cdef bytes _trailer_section(self, object trailers)
     cdef int _finish(self) except -1

@@ -256,9 +256,11 @@ cdef class Exchange:
         fs_response_raw(out, <const char *>b"\r\n", 2)
         return 0
 
-    cdef int _head_written(self, unsigned status) except -1:
+    cdef int _head_written(self, unsigned status, object headers) except -1:
         self.started = True
         self.status = status
+        if self.fields_kept:
+            self.fields_sent = headers
         self.continue_due = False
         if self.timed:
             self.moments[<int>RESPONSE_AT] = precise_now()
@@ -303,9 +305,7 @@ cdef class Exchange:
         if error != FS_E_NONE:
             self._refuse(out, mark, error, status)
         self._write_framing(out, date, server)
-        if self.fields_kept:
-            self.fields_sent = headers
-        self._head_written(status)
+        self._head_written(status, headers)
         return 0
 
     cdef int start_ready(self, unsigned status, list headers, bytes lines, int64_t content_length) except -1:
@@ -326,7 +326,7 @@ cdef class Exchange:
             self._refuse(out, mark, error, status)
         fs_response_raw(out, PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines))
         self._write_framing(out, False, False)
-        return self._head_written(status)
+        return self._head_written(status, headers)
 
     cdef int write(self, object data) except -1:
         """Write body bytes (any bytes-like object). Raises LocalProtocolError when more comes than was declared: what was
@@ -524,9 +524,7 @@ cdef class Exchange:
         else:
             fs_response_status_line(out, status, NULL, 0)
             self._write_framing_with_type(out, content_type)
-        if self.fields_kept:
-            self.fields_sent = [(b"content-type", content_type)]
-        self._head_written(status)
+        self._head_written(status, [(b"content-type", content_type)] if self.fields_kept else None)
         if self.plan.body and length != 0:
             fs_conn_send_body(&self.channel.conn, length)
             self.body_sent = length
@@ -595,7 +593,7 @@ cdef class Exchange:
         self._check_start(101)
         out = self._head_1xx(101, protocol, headers, &date, &server)
         self._write_framing(out, date, server)
-        self._head_written(101)
+        self._head_written(101, headers)
         self.channel.tunnel = tunnel
         self.channel.flush()
         return self.channel.upgraded()

@@ -30,7 +30,7 @@ async def slow(request: Request) -> Response:
     return Response("slow", headers={"X-Answer": 'a "b"'})
 
 
-def lines_of(loop, data: bytes, format: str = "default", exclude: tuple[str, ...] = ()) -> list[str]:
+def lines_of(loop, data: bytes, format: str = "default", exclude: tuple[str, ...] = (), app: App = app) -> list[str]:
     from conftest import Memory
 
     stream = io.StringIO()
@@ -125,6 +125,15 @@ def test_fields_of_the_request_and_of_the_answer(loop):
     assert lines_of(loop, request.replace(b"/slow", b"/"), "%({X-Id}i)s %({content-type}o)s") == [
         "7 text/plain; charset=utf-8"
     ]
+
+
+def test_fields_of_the_answer_of_a_static_folder(loop, tmp_path):
+    (tmp_path / "a.css").write_text("body {}")
+    folder = App()
+    folder.static("/static", tmp_path)
+    request = b"GET /static/a.css HTTP/1.1\r\nHost: a\r\n\r\n"
+    (line,) = lines_of(loop, request, "%(s)s %({content-type}o)s %({etag}o)s", app=folder)
+    assert re.fullmatch(r"200 text/css; charset=utf-8 \\x22.+\\x22", line)
 
 
 def test_the_waits_of_a_request_add_up(loop):
