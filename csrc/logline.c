@@ -1,12 +1,13 @@
 /* Room:    lines of the access log.
  * Called:  by the access log.
- * Calls:   request.c (comparison of names).
+ * Calls:   decimal.c, request.c (comparison of names).
  * Rules:   RFC 8259 section 7 (strings of JSON).
  *
  * Nearly every target and field value is plain ASCII: eight bytes are copied and judged at a time, and only a word that
  * holds something else is gone through byte by byte.
  */
 #include "logline.h"
+#include "decimal.h"
 
 /* Loops over a few words: the compiler would set up vectors that never pay. */
 #if defined(__GNUC__) || defined(__clang__)
@@ -97,42 +98,9 @@ size_t fs_log_plain(uint8_t *out, const uint8_t *text, size_t len) { return log_
 
 size_t fs_log_json(uint8_t *out, const uint8_t *text, size_t len) { return log_text(out, text, len, true); }
 
-static const char PAIRS[] =
-  "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051525354555657585960"
-  "616263646566676869707172737475767778798081828384858687888990919293949596979899";
-
-size_t fs_log_number(uint8_t *out, uint64_t n) {
-  uint8_t digits[20];
-  size_t start = sizeof digits;
-  if (n < 10) { /* most numbers of a line are short */
-    out[0] = (uint8_t)('0' + n);
-    return 1;
-  }
-  if (n < 100) {
-    memcpy(out, PAIRS + 2 * n, 2);
-    return 2;
-  }
-  while (n >= 100) {
-    start -= 2;
-    memcpy(digits + start, PAIRS + 2 * (n % 100), 2);
-    n /= 100;
-  }
-  if (n >= 10) {
-    start -= 2;
-    memcpy(digits + start, PAIRS + 2 * n, 2);
-  } else {
-    digits[--start] = (uint8_t)('0' + n);
-  }
-  for (size_t i = start; i < sizeof digits; i++) {
-    out[i - start] = digits[i];
-    NOT_A_VECTOR;
-  }
-  return sizeof digits - start;
-}
-
 FS_INLINE void three(uint8_t *out, unsigned n) {
   out[0] = (uint8_t)('0' + n / 100);
-  memcpy(out + 1, PAIRS + 2 * (n % 100), 2);
+  memcpy(out + 1, fs_decimal_pairs + 2 * (n % 100), 2);
 }
 
 size_t fs_log_fixed(uint8_t *out, uint64_t n, unsigned decimals) {
@@ -143,7 +111,7 @@ size_t fs_log_fixed(uint8_t *out, uint64_t n, unsigned decimals) {
     high = (unsigned)(whole % 1000);
     whole /= 1000;
   }
-  size_t len = fs_log_number(out, whole);
+  size_t len = fs_decimal(out, whole);
   out[len++] = '.';
   if (decimals == 6) {
     three(out + len, high);
@@ -300,10 +268,10 @@ size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const
           *p++ = '-';
           break;
         } /* fall through */
-      case FS_LOG_BYTES: p += fs_log_number(p, facts->body_bytes); break;
-      case FS_LOG_S: p += fs_log_number(p, facts->ns / 1000000000); break;
-      case FS_LOG_MS: p += fs_log_number(p, facts->ns / 1000000); break;
-      case FS_LOG_US: p += fs_log_number(p, facts->ns / 1000); break;
+      case FS_LOG_BYTES: p += fs_decimal(p, facts->body_bytes); break;
+      case FS_LOG_S: p += fs_decimal(p, facts->ns / 1000000000); break;
+      case FS_LOG_MS: p += fs_decimal(p, facts->ns / 1000000); break;
+      case FS_LOG_US: p += fs_decimal(p, facts->ns / 1000); break;
       case FS_LOG_S_DECIMAL: p += fs_log_fixed(p, facts->ns / 1000, 6); break;
       case FS_LOG_MS_DECIMAL: p += fs_log_fixed(p, facts->ns / 1000, 3); break;
       case FS_LOG_QUEUE: p = span(p, facts, 0); break;

@@ -1,7 +1,7 @@
 /* A line of an access log: text that cannot break out of its line or its quotes, and numbers.
  *
  * Room:    what telemetry writes of a request; here because it runs once per request.
- * Called:  by the access log. Calls request.c (comparison of names).
+ * Called:  by the access log. Calls decimal.c, request.c (comparison of names).
  *
  * A format is a list of pieces. What a piece stands for is in the facts; whoever asks for a line has filled them in, and made
  * the room that fs_log_line_room() names.
@@ -85,9 +85,6 @@ size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const
  * Room: 4 * len (plain), 6 * len (json). `out` and `text` do not overlap. Returns the bytes written. */
 size_t fs_log_plain(uint8_t *out, const uint8_t *text, size_t len);
 size_t fs_log_json(uint8_t *out, const uint8_t *text, size_t len);
-
-/* Decimal digits of `n`. Room: 20 bytes. */
-size_t fs_log_number(uint8_t *out, uint64_t n);
 
 /* n / 10^decimals with all its decimals: (1234567, 6) is "1.234567". `decimals` is 3 or 6. Room: 24 bytes. */
 size_t fs_log_fixed(uint8_t *out, uint64_t n, unsigned decimals);

@@ -1,11 +1,12 @@
 /* Room:    status lines, field lines and chunk frames, appended to the caller's buffer.
  * Called:  by the Exchange.
- * Calls:   scan.c (is this a name, is this a value), status.c.
+ * Calls:   scan.c (is this a name, is this a value), decimal.c, status.c.
  * Rules:   RFC 9112 sections 4, 5, 7.1 and 11.1 (response splitting); RFC 9110 sections 5.1, 5.5, 8.6, 15.
  *
  * Faults of the text are named before want of space, so the answer does not depend on the buffer.
  */
 #include "response.h"
+#include "decimal.h"
 #include "scan.h"
 #include "status.h"
 
@@ -63,30 +64,18 @@ fs_error fs_response_field(fs_out *out, const uint8_t *name, size_t name_len, co
   return FS_E_NONE;
 }
 
-/* Fills the end of `text` with the digits of `n`; returns where they start. */
-static size_t decimal(uint64_t n, uint8_t text[20]) {
-  size_t start = 20;
-  do {
-    text[--start] = (uint8_t)('0' + n % 10);
-    n /= 10;
-  } while (n > 0);
-  return start;
-}
-
 fs_error fs_response_number(fs_out *out, uint64_t n) {
   uint8_t digits[20];
-  size_t start = decimal(n, digits);
-  return fs_response_raw(out, digits + start, sizeof digits - start);
+  return fs_response_raw(out, digits, fs_decimal(digits, n));
 }
 
 /* RFC 9110 8.6: Content-Length = 1*DIGIT */
 fs_error fs_response_content_length(fs_out *out, uint64_t n) {
   uint8_t digits[20];
-  size_t start = decimal(n, digits);
-  size_t count = sizeof digits - start;
+  size_t count = fs_decimal(digits, n);
   if (!fits(out, 16, count, 2)) return FS_E_NO_SPACE;
   put(out, "content-length: ", 16);
-  put(out, digits + start, count);
+  put(out, digits, count);
   put(out, "\r\n", 2);
   return FS_E_NONE;
 }

@@ -14,7 +14,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from fastserve.protocol.core cimport (
     FS_DATE_LEN, FS_E_NONE, FS_UNLIMITED, fs_date_format, fs_response_raw, fs_response_status_line,
 )
-from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Expiring, precise_now
+from fastserve.protocol.timers cimport (
+    SHED_IDLE, SHED_UNFINISHED, Expiring, precise_now, precise_wall_now, wall_now,
+)
 from fastserve.protocol.wire cimport Stream, Wire
 
 import asyncio
@@ -22,28 +24,6 @@ import logging
 import os
 import socket
 import sys
-
-cdef extern from *:
-    """
-    #include <time.h>
-    #ifdef CLOCK_REALTIME_COARSE
-    #define FS_WALL CLOCK_REALTIME_COARSE
-    #else
-    #define FS_WALL CLOCK_REALTIME
-    #endif
-    static inline int64_t fs_wall_seconds(void) {
-      struct timespec now;
-      clock_gettime(FS_WALL, &now);
-      return (int64_t)now.tv_sec;
-    }
-    static inline int64_t fs_wall_ns(void) {
-      struct timespec now;
-      clock_gettime(CLOCK_REALTIME, &now);
-      return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    }
-    """
-    int64_t fs_wall_seconds() nogil
-    int64_t fs_wall_ns() nogil
 
 
 logger = logging.getLogger("fastserve")
@@ -165,7 +145,7 @@ cdef class Service(Host):
         return self.seat.active
 
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
-        cdef int64_t second = fs_wall_seconds()
+        cdef int64_t second = wall_now() // 1000000000
         if second != self._second:
             self._second = second
             self._date_line_len = 0
@@ -352,7 +332,7 @@ cdef class Service(Host):
         cdef int64_t in_kernel = 0
         cdef int64_t since
         if self.driver is not None and self.driver.came_ns:
-            in_kernel = fs_wall_ns() - self.driver.came_ns
+            in_kernel = precise_wall_now() - self.driver.came_ns
         try:
             since = self.handler.waiting_since()
         except Exception:

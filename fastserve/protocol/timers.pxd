@@ -43,3 +43,6 @@ cdef class Timers:
 cdef void disarm(Timer *timer) noexcept nogil   # harmless if it is not armed; needs no Timers, so that a dealloc may call it
 cdef int64_t coarse_now() noexcept nogil
 cdef int64_t precise_now() noexcept nogil
+# of the wall clock, nanoseconds since 1970: cheap and exact to a kernel tick; or what the kernel stamps packets by
+cdef int64_t wall_now() noexcept nogil
+cdef int64_t precise_wall_now() noexcept nogil

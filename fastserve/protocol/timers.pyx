@@ -12,6 +12,11 @@ cdef extern from *:
     #else
     #define FS_COARSE CLOCK_MONOTONIC
     #endif
+    #ifdef CLOCK_REALTIME_COARSE
+    #define FS_WALL CLOCK_REALTIME_COARSE
+    #else
+    #define FS_WALL CLOCK_REALTIME
+    #endif
     static inline int64_t fs_clock_ns(clockid_t id) {
       struct timespec now;
       clock_gettime(id, &now);
@@ -21,6 +26,8 @@ cdef extern from *:
     ctypedef int clockid_t
     clockid_t FS_COARSE
     clockid_t CLOCK_MONOTONIC
+    clockid_t FS_WALL
+    clockid_t CLOCK_REALTIME
     int64_t fs_clock_ns(clockid_t id) nogil
 
 
@@ -30,6 +37,14 @@ cdef int64_t coarse_now() noexcept nogil:
 
 cdef int64_t precise_now() noexcept nogil:
     return fs_clock_ns(CLOCK_MONOTONIC)
+
+
+cdef int64_t wall_now() noexcept nogil:
+    return fs_clock_ns(FS_WALL)
+
+
+cdef int64_t precise_wall_now() noexcept nogil:
+    return fs_clock_ns(CLOCK_REALTIME)
 
 
 cdef class Expiring:

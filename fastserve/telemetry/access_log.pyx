@@ -30,24 +30,9 @@ from fastserve.protocol.core cimport (
 )
 from fastserve.protocol.exchange cimport END_AT, HEAD_AT
 from fastserve.protocol.forwarded cimport Forwarded
+from fastserve.protocol.timers cimport wall_now
 
 from fastserve.telemetry.line_writer import LineWriter as _LineWriter
-
-cdef extern from *:
-    """
-    #include <time.h>
-    #ifdef CLOCK_REALTIME_COARSE
-    #define FS_WALL CLOCK_REALTIME_COARSE
-    #else
-    #define FS_WALL CLOCK_REALTIME
-    #endif
-    static inline int64_t fs_wall_ms(void) {
-      struct timespec now;
-      clock_gettime(FS_WALL, &now);
-      return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    }
-    """
-    int64_t fs_wall_ms() nogil
 
 FLUSH_SECONDS = 0.1
 
@@ -245,7 +230,7 @@ cdef class AccessLog(Observer):
 
     cdef int _tell_time(self) except -1:
         # [28/Nov/2026:22:35:00 +0000] in local time, or RFC 3339 in UTC with milliseconds. Formatted once a second.
-        cdef int64_t now = fs_wall_ms()
+        cdef int64_t now = wall_now() // 1000000
         cdef uint32_t ms = now % 1000
         cdef char *text
         if now // 1000 != self._second:

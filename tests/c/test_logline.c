@@ -1,10 +1,11 @@
 /* Room:    tests of the pieces of a log line, against a slow and plain second version.
  * Called:  by `make ctest`.
- * Calls:   csrc/logline.c.
+ * Calls:   csrc/logline.c, csrc/decimal.c.
  * Rules:   RFC 8259 section 7.
  */
 #include "harness.h"
 
+#include "../../csrc/decimal.h"
 #include "../../csrc/logline.h"
 
 static size_t slow(uint8_t *out, const uint8_t *text, size_t len, bool json) {
@@ -70,7 +71,7 @@ static void test_neighbours(void) {
 
 static void number(uint64_t n, const char *text) {
   uint8_t out[32];
-  size_t len = fs_log_number(out, n);
+  size_t len = fs_decimal(out, n);
   CHECK(len == strlen(text) && memcmp(out, text, len) == 0);
 }
 
