@@ -144,6 +144,13 @@ CASES = {
             expects_json=True,
         ),
         Case(
+            "starlette",
+            "GET /items/42?q=shoes, a Starlette endpoint",
+            b"/items/42?q=shoes",
+            json.dumps({"item_id": 42, "q": "shoes"}).encode(),
+            expects_json=True,
+        ),
+        Case(
             "websocket",
             "a message of 64 B there and back",
             b"/ws",

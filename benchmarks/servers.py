@@ -175,7 +175,7 @@ CERTIFICATE = {
 
 # Cases that only servers started for them answer.
 _TLS = ("tls", "tls-10k", "tls-close")
-OWN = frozenset({"fastapi", "websocket", "static", *_TLS})
+OWN = frozenset({"fastapi", "starlette", "websocket", "static", *_TLS})
 _BASIC = ("plaintext", "pipelined", "browser", "close", "c1", "c512")
 _FILES = (*_BASIC, "10k", "1m", "static")
 _ASGI = (*(name for name in cases.CASES if name not in OWN), "websocket")
@@ -203,6 +203,7 @@ _NATIVE, _ASGI_APP, _WSGI_APP, _RSGI_APP = (
     f"benchmarks.apps.{name}:app" for name in ("native", "asgi", "wsgi", "rsgi")
 )
 _FASTAPI_APP = "benchmarks.apps.fastapi_app:app"
+_STARLETTE_APP = "benchmarks.apps.starlette_app:app"
 _SERVE = ("-m", "benchmarks.apps.serve")
 _PYTHON = Path(sys.executable).name
 
@@ -220,6 +221,8 @@ SERVERS = {
                (*_FASTSERVE, "--interface", "wsgi", "--threads", "0"), _WSGI_APP, False),
         Server("fastserve-fastapi", "fastserve",
                (*_FASTSERVE, "--interface", "asgi"), _FASTAPI_APP, False, cases=("fastapi",)),
+        Server("fastserve-starlette", "fastserve",
+               (*_FASTSERVE, "--interface", "asgi"), _STARLETTE_APP, False, cases=("starlette",)),
         Server("fastserve-tls", "fastserve", (*_FASTSERVE, *_UVICORNS_TLS), _NATIVE, False, cases=_TLS),
         Server("fastserve-asgi-tls", "fastserve",
                (*_FASTSERVE, *_UVICORNS_TLS, "--interface", "asgi"), _ASGI_APP, False, cases=_TLS),
@@ -236,6 +239,7 @@ SERVERS = {
                ("-db", "-f", "{config}"), kind="system", config="haproxy.cfg", cases=("plaintext", "browser", "close")),
         Server("uvicorn", "uvicorn", _UVICORN, _ASGI_APP, cases=_ASGI),
         Server("uvicorn-fastapi", "uvicorn", _UVICORN, _FASTAPI_APP, cases=("fastapi",)),
+        Server("uvicorn-starlette", "uvicorn", _UVICORN, _STARLETTE_APP, cases=("starlette",)),
         Server("uvicorn-tls", "uvicorn", (*_UVICORN, *_UVICORNS_TLS), _ASGI_APP, cases=_TLS),
         Server("granian-tls", "granian",
                (*_GRANIAN, "asgi", "--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}"), _ASGI_APP, cases=_TLS),
@@ -243,6 +247,7 @@ SERVERS = {
                cases=_TLS),
         Server("granian", "granian", (*_GRANIAN, "asgi"), _ASGI_APP, cases=_ASGI),
         Server("granian-fastapi", "granian", (*_GRANIAN, "asgi"), _FASTAPI_APP, cases=("fastapi",)),
+        Server("granian-starlette", "granian", (*_GRANIAN, "asgi"), _STARLETTE_APP, cases=("starlette",)),
         Server("granian-rsgi", "granian", (*_GRANIAN, "rsgi"), _RSGI_APP, cases=_SHORT),
         Server("granian-wsgi", "granian", (*_GRANIAN, "wsgi", "--no-ws"), _WSGI_APP),
         Server("gunicorn-asgi", "gunicorn", (*_GUNICORN, "--worker-class", "asgi"), _ASGI_APP, cases=_SHORT),
@@ -253,6 +258,12 @@ SERVERS = {
         Server("fastpysgi-asgi", _PYTHON, (*_SERVE, "fastpysgi-asgi", "{port}"), package="fastpysgi"),
         Server("bjoern", _PYTHON, (*_SERVE, "bjoern", "{port}"), package="bjoern"),
         Server("fastwsgi", _PYTHON, (*_SERVE, "fastwsgi", "{port}"), package="fastwsgi", cases=_SHORT),
+        Server("gunicorn-fastapi", "gunicorn", (*_GUNICORN, "--worker-class", "asgi"), _FASTAPI_APP, cases=("fastapi",)),
+        Server("gunicorn-starlette", "gunicorn",
+               (*_GUNICORN, "--worker-class", "asgi"), _STARLETTE_APP, cases=("starlette",)),
+        Server("hypercorn-fastapi", "hypercorn", _HYPERCORN, _FASTAPI_APP, cases=("fastapi",), package="hypercorn"),
+        Server("hypercorn-starlette", "hypercorn", _HYPERCORN, _STARLETTE_APP, cases=("starlette",), package="hypercorn"),
+        Server("picows", _PYTHON, (*_SERVE, "picows", "{port}"), package="picows", cases=("websocket",)),
         Server("socketify", _PYTHON, (*_SERVE, "socketify", "{port}"), package="socketify", cases=_SHORT),
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ same round counts.
 from dataclasses import dataclass
 
 ASGI_PEERS = ("uvicorn", "granian", "gunicorn-asgi", "hypercorn", "fastpysgi-asgi")
+FRAMEWORK_PEERS = ("uvicorn", "granian", "gunicorn", "hypercorn")
 WSGI_PEERS = ("granian-wsgi", "gunicorn", "bjoern", "fastwsgi", "fastpysgi-wsgi")
 
 
@@ -33,8 +34,13 @@ TARGETS = (
     *_rows("fastserve-asgi", ("fastpysgi-asgi",), plaintext=0.5),
     *_rows("fastserve-asgi", ("granian",), plaintext=0.4, pipelined=0.2, close=0.8, stream=0.5),
     *_rows("fastserve-asgi", ASGI_PEERS, json=0.5, browser=0.5, echo_1k=0.5, echo_64k=0.5),
+    *_rows("fastserve-asgi", ("uvicorn",), plaintext=1 / 3),
     *_rows("fastserve-fastapi", ("uvicorn-fastapi",), fastapi=0.6),
+    *_rows("fastserve-fastapi", tuple(f"{name}-fastapi" for name in FRAMEWORK_PEERS), fastapi=1.0),
+    *_rows("fastserve-starlette", tuple(f"{name}-starlette" for name in FRAMEWORK_PEERS), starlette=1.0),
+    *_rows("fastserve-asgi", ("uvicorn",), websocket=0.5),
     *_rows("fastserve-wsgi-inline", ("fastpysgi-wsgi",), plaintext=0.95, pipelined=0.3),
+    *_rows("fastserve-wsgi-inline", ("bjoern", "fastwsgi"), plaintext=1.0),
     *_rows("fastserve-wsgi-inline", WSGI_PEERS, json=0.9, browser=0.9, echo_1k=0.9),
     *_rows("fastserve-wsgi-inline", WSGI_PEERS, echo_64k=1.0, **{"10k": 1.0, "1m": 1.0}),
     *_rows("fastserve-wsgi-inline", ("bjoern",), close=1.0),

@@ -27,10 +27,30 @@ def socketify(server: Any, port: int) -> None:
     server.ASGI(import_module("benchmarks.apps.asgi").app).listen(port).run()
 
 
+def picows(server: Any, port: int) -> None:
+    """An echo as picows's own examples write it: callbacks, no coroutine per connection. No HTTP beside it."""
+
+    class Echo(server.WSListener):  # type: ignore[misc]
+        def on_ws_frame(self, transport: Any, frame: Any) -> None:
+            transport.send(frame.msg_type, frame.get_payload_as_bytes())
+
+    async def serve() -> None:
+        listening = await server.ws_create_server(lambda _: Echo(), HOST, port)
+        await listening.serve_forever()
+
+    import_module("uvloop").run(serve())
+
+
 def main(name: str, port: str) -> None:
     package, _, interface = name.partition("-")
     server = import_module(package)
-    starters: dict[str, Any] = {"bjoern": bjoern, "fastwsgi": fastwsgi, "fastpysgi": fastpysgi, "socketify": socketify}
+    starters: dict[str, Any] = {
+        "bjoern": bjoern,
+        "fastwsgi": fastwsgi,
+        "fastpysgi": fastpysgi,
+        "picows": picows,
+        "socketify": socketify,
+    }
     starters[package](server, int(port), *([interface] if interface else []))
 
 
