@@ -1,8 +1,8 @@
 """The front door: `python -m benchmarks run` measures, `report` renders, `idle` weighs, `callgrind` counts,
-`soak` wears, `overload` overloads.
+`soak` wears, `overload` overloads, `scale` adds workers.
 
 Called from a shell, at the root of the repository. Calls run.measure, report.render, memory.main, callgrind.main,
-soak.main, overload.main; has no logic of its own.
+soak.main, overload.main, scaling.main; has no logic of its own.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 
-from . import callgrind, cases, load, memory, overload, report, run, servers, soak
+from . import callgrind, cases, load, memory, overload, report, run, scaling, servers, soak
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -83,6 +83,10 @@ def parser() -> argparse.ArgumentParser:
     wear.add_argument("--seconds", type=float, default=300.0, help="default: 300")
     heavy = verbs.add_parser("overload", help="twice the load a worker can carry, with --shed-after and without")
     heavy.add_argument("--seconds", type=float, default=10.0, help="of each (default: 10)")
+    wide = verbs.add_parser("scale", help="what more workers cost: CPU per request, memory and connections per worker")
+    wide.add_argument("--seconds", type=int, default=2, help="length of a sample (default: 2)")
+    wide.add_argument("--rounds", type=int, default=5, help="samples of each number of workers (default: 5)")
+    wide.add_argument("--out", type=Path, help="folder of the result it belongs to")
     return top
 
 
@@ -132,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
             return soak.main(options.seconds, say)
         if options.verb == "overload":
             return overload.main(options.seconds, say)
+        if options.verb == "scale":
+            return scaling.main(options.out, options.seconds, options.rounds, say)
         return measure(options)
     except (load.LoadError, servers.ServerError, run.PlanError, report.ReportError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)

@@ -25,7 +25,21 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # last: it must not hide the installed fastserve
 
-from benchmarks import build, callgrind, cases, cpu, load, memory, overload, report, run, servers, soak, targets  # noqa: E402
+from benchmarks import (  # noqa: E402
+    build,
+    callgrind,
+    cases,
+    cpu,
+    load,
+    memory,
+    overload,
+    report,
+    run,
+    scaling,
+    servers,
+    soak,
+    targets,
+)
 from benchmarks.__main__ import main, names  # noqa: E402
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not on PATH")
@@ -666,3 +680,17 @@ def test_under_twice_its_load_a_worker_that_sheds_goes_on_serving() -> None:
     assert shedding.shed and not plain.shed
     assert shedding.goodput > 0.5, f"{shedding}; without: {plain}"
     assert shedding.p99 < plain.p99 and shedding.lost < plain.lost / 2, f"{shedding}; without: {plain}"
+
+
+# scaling.py
+
+
+def test_more_workers_share_connections_and_memory() -> None:
+    cores = run.choose_cores(None, None)
+    row = scaling.loaded(2, {cores[0]}, cores[1], seconds=1, rounds=1)
+    few, many = map(int, row["connections per worker"].split("-"))
+    assert 0 < few <= many < scaling.CONNECTIONS
+    assert float(row["CPU per request, µs"].split()[0]) > 1
+    (alone, private), (preloaded, own) = (map(float, scaling.memory(2, *flags)) for flags in ((), ("--preload",)))
+    assert preloaded < alone
+    assert own < private

@@ -1,0 +1,152 @@
+"""What more workers cost, and what they share: CPU per request, memory and connections per worker.
+
+Called by __main__ (the verb `scale`). Calls servers (start, stop), load.run, cpu. All workers run on the server's core, so
+that what is told is the price of their number (the supervisor, their looks at each other, the kernel's switching), not the
+speed of the machine's other cores; a last row gives two workers both cores, wrk beside them. Memory is each worker's
+proportional share (PSS): pages that are shared, as with `--preload`, count once for all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import cpu, load, report, run, servers
+from .cases import CASES
+from .servers import _FASTAPI_APP, _LISTEN, _NATIVE, HOST, Server
+
+WORKERS = (1, 2, 4, 8, 16)
+CONNECTIONS = 64
+KB = 1024
+
+
+def shares(pid: int) -> tuple[int, int]:
+    """(PSS, private) memory of a process, in bytes; Linux 4.14."""
+    figures = {"Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in figures:
+            figures[name] = int(rest.split()[0]) * KB
+    return figures["Pss"], figures["Private_Clean"] + figures["Private_Dirty"]
+
+
+def start(app: str, workers: int, *flags: str, cores: set[int]) -> tuple[servers.Running, int]:
+    """With its admin port."""
+    admin = servers.free_port()
+    words = (*_LISTEN, "--no-access-log", "--workers", str(workers), "--admin", f"{HOST}:{admin}", *flags)
+    server = Server(f"fastserve, {workers} workers", "fastserve", words, app, False)
+    running = servers.start(server, prepare=lambda: os.sched_setaffinity(0, cores))
+    return running, admin
+
+
+def workers_of(admin: int) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"http://{HOST}:{admin}/workers", timeout=servers.ANSWER_S) as answer:
+        told: dict[str, Any] = json.load(answer)
+    return [worker for worker in told["workers"] if worker["state"] == "ready"]
+
+
+def until_ready(admin: int, count: int, running: servers.Running) -> list[dict[str, Any]]:
+    give_up_at = time.monotonic() + servers.READY_S
+    while True:
+        running.must_live()
+        try:
+            found = workers_of(admin)
+            if len(found) >= count:
+                return found
+        except OSError:
+            pass
+        if time.monotonic() > give_up_at:
+            raise servers.ServerError(f"{running.server.name}: not ready in {servers.READY_S:.0f} s")
+        time.sleep(0.05)
+
+
+def loaded(workers: int, cores: set[int], load_core: int, seconds: int, rounds: int) -> dict[str, Any]:
+    """One row: what a request costs with so many workers, and where its connections lie meanwhile."""
+    running, admin = start(_NATIVE, workers, cores=cores)
+    case = CASES["plaintext"]
+    try:
+        until_ready(admin, workers, running)
+        costs, rates = [], []
+        spread: list[int] = []
+        for _ in range(rounds):
+            before = cpu.snapshot(running.pid)
+            look = Look(admin, seconds / 2)
+            raw = case.request(running.host)
+            seen = load.run(
+                running.url, raw, connections=CONNECTIONS, seconds=seconds, prepare=run.pinned(load_core, 0)
+            )
+            spread = look.result() or spread
+            used = cpu.between(before, cpu.snapshot(running.pid))
+            costs.append(used.total_ns / seen.requests / 1e3)
+            rates.append(seen.requests_per_s)
+        return {
+            "workers": workers,
+            "cores": len(cores),
+            "CPU per request, µs": f"{statistics.median(costs):.1f} ({min(costs):.1f}-{max(costs):.1f})",
+            "requests/s": f"{statistics.median(rates):,.0f}",
+            "connections per worker": f"{min(spread)}-{max(spread)}" if spread else "",
+        }
+    finally:
+        running.stop()
+
+
+class Look:
+    """Asks the admin port in the middle of a load how many connections each worker has."""
+
+    def __init__(self, admin: int, after_s: float) -> None:
+        self._found: list[int] = []
+        self._thread = threading.Thread(target=self._look, args=(admin, after_s), daemon=True)
+        self._thread.start()
+
+    def _look(self, admin: int, after_s: float) -> None:
+        time.sleep(after_s)
+        self._found = [worker["connections"] for worker in workers_of(admin)]
+
+    def result(self) -> list[int]:
+        self._thread.join(servers.ANSWER_S)
+        return self._found
+
+
+def memory(workers: int, *flags: str) -> list[str]:
+    """A FastAPI application, after a few requests to each worker: MB per worker."""
+    running, admin = start(_FASTAPI_APP, workers, *flags, cores=os.sched_getaffinity(0))
+    try:
+        found = until_ready(admin, workers, running)
+        for _ in range(20 * workers):
+            servers.ask(running.port, CASES["fastapi"].request(running.host), 1)
+        weights = [shares(worker["pid"]) for worker in found]
+        return [f"{statistics.mean(column) / KB / KB:.1f}" for column in zip(*weights, strict=True)]
+    finally:
+        running.stop()
+
+
+def main(folder: Path | None, seconds: int, rounds: int, say: Callable[[str], None]) -> int:
+    """Measure, print, keep with a result if there is one."""
+    server_core, load_core = run.choose_cores(None, None)
+    plans = [(count, {server_core}) for count in WORKERS] + [(2, {server_core, load_core})]
+    rows = []
+    for count, cores in plans:
+        rows.append(loaded(count, cores, load_core, seconds, rounds))
+        say("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
+    weights = []
+    for count in (2, 8):
+        for flags in ((), ("--preload",)):
+            pss, private = memory(count, *flags)
+            weights.append({"workers": count, "": " ".join(flags), "PSS per worker, MB": pss, "private, MB": private})
+            say("  ".join(f"{name} {value}".strip() for name, value in weights[-1].items()))
+    if folder is not None:
+        notes = [
+            f"Plaintext, {CONNECTIONS} connections, {rounds} rounds of {seconds} s: median (lowest and highest). "
+            "All workers on one core, wrk on the other; in the last row two workers have both, and share one with wrk."
+        ]
+        report.keep_extra(folder, "scale", "More workers", notes, rows)
+        notes = ["A FastAPI application of one route, after 20 requests per worker."]
+        report.keep_extra(folder, "scale-memory", "Memory per worker", notes, weights)
+    return 0
