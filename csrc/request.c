@@ -14,9 +14,30 @@
 
 /* ---------------------------------------------------------------------------------------------- small words */
 
+/* Eight letters at once to lower case: bit 0x20 is added to the bytes from 'A' to 'Z', all others are left alone. */
+FS_INLINE uint64_t lower8(uint64_t x) {
+  const uint64_t ones = UINT64_C(0x0101010101010101), high = ones * 0x80;
+  uint64_t low7 = x & ~high;
+  uint64_t from_a = low7 + ones * (0x80 - 'A');       /* bit 7 of a byte: it is 'A' or above */
+  uint64_t above_z = low7 + ones * (0x80 - 'Z' - 1);  /* bit 7: above 'Z' */
+  return x | ((from_a & ~above_z & ~x & high) >> 2);
+}
+
+FS_INLINE uint64_t load8(const void *p) {
+  uint64_t x;
+  memcpy(&x, p, 8);
+  return x;
+}
+
 bool fs_text_equal(const uint8_t *p, size_t len, const char *text, size_t text_len) {
+  size_t i = 0;
   if (len != text_len) return false;
-  for (size_t i = 0; i < len; i++) {
+  if (len >= 8) {
+    for (; i + 8 < len; i += 8)
+      if (lower8(load8(p + i)) != load8(text + i)) return false;
+    return lower8(load8(p + len - 8)) == load8(text + len - 8); /* the last eight, some of them a second time */
+  }
+  for (; i < len; i++) {
     uint8_t c = p[i];
     if (c >= 'A' && c <= 'Z') c |= 0x20;
     if (c != (uint8_t)text[i]) return false;

@@ -196,6 +196,23 @@ static void text_equal(void) {
   CHECK(fs_text_equal(p, 0, "", 0));
   CHECK(!fs_text_equal((const uint8_t *)"chun\x0b" "ed", 7, "chunked", 7)); /* 'K' & ~0x40: only letters fold */
   CHECK(!fs_text_equal((const uint8_t *)"100\x0d" "continue", 12, "100-continue", 12));
+
+  /* every byte at every place of every length, against the definition: short texts, whole words and their overlap */
+  const char text[] = "content-length-abcxyz[{@`";
+  uint8_t bytes[sizeof text];
+  unsigned wrong = 0;
+  for (size_t len = 1; len < sizeof text; len++) {
+    for (size_t at = 0; at < len; at++) {
+      for (unsigned c = 0; c < 256; c++) {
+        bool same;
+        memcpy(bytes, text, len);
+        bytes[at] = (uint8_t)c;
+        same = c == (uint8_t)text[at] || (c >= 'A' && c <= 'Z' && c + 32 == (uint8_t)text[at]);
+        wrong += fs_text_equal(bytes, len, text, len) != same;
+      }
+    }
+  }
+  CHECK_INT(wrong, 0);
 }
 
 static void begun(void) {
