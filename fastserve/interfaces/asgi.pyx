@@ -36,7 +36,8 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastserve.interfaces.asgi_event cimport (
-    TURNS, WAIT, Event, EventCall, check_pair, is_departure, message_body, message_headers, message_kind, message_status,
+    TURNS, WAIT, Event, EventCall, check_pair, is_departure, message_body, message_headers, message_kind, message_part,
+    message_status,
 )
 from fastserve.interfaces.asgi_websocket cimport ASGIWebSocketCall, websocket_scope
 from fastserve.protocol.channel cimport Channel
@@ -47,6 +48,7 @@ from fastserve.protocol.core cimport (
     FS_FIELD_UNKNOWN,
     FS_METHOD_CONNECT,
     FS_METHOD_COUNT,
+    FS_METHOD_GET,
     FS_METHOD_HEAD,
     FS_TARGET_ABSOLUTE,
     FS_TARGET_ASTERISK,
@@ -88,6 +90,14 @@ cdef dict ASGI = {"version": "3.0", "spec_version": "2.4"}
 cdef dict EXTENSIONS_10 = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
 cdef dict EXTENSIONS = {**EXTENSIONS_10, "http.response.early_hint": {}}
 cdef dict EXTENSIONS_TE = {**EXTENSIONS, "http.response.trailers": {}}
+# What scopes begin with. Filled one by one: CPython makes the table of a dict display for keys of any kind, which is larger.
+cdef dict FACTS = {}
+for _name, _value in (
+    ("type", "http"), ("asgi", None), ("http_version", "1.1"), ("method", "GET"), ("scheme", "http"), ("path", None),
+    ("raw_path", None), ("query_string", b""), ("root_path", ""), ("headers", None), ("client", None), ("server", None),
+):
+    FACTS[_name] = _value
+
 
 def asgi3(app):
     """An ASGI 2 application, `app(scope)` and then `instance(receive, send)`, as an ASGI 3 application."""
@@ -186,7 +196,9 @@ cdef class ASGIHandler(Handler):
             call.scope = self.scope(exchange, mounted, state)
             if websocket is not None:
                 websocket_scope(call.scope, websocket)
-            coro = self.app(call.scope, call.receive, call.respond)
+            if call.receiver is None:
+                call.receiver, call.sender = call.receive, call.respond
+            coro = self.app(call.scope, call.receiver, call.sender)
             if not PyCoro_CheckExact(coro):
                 if not isawaitable(coro):
                     raise TypeError(f"an ASGI application returns an awaitable, not {type(coro).__name__}")
@@ -266,7 +278,9 @@ cdef class ASGIHandler(Handler):
         scope["asgi"] = PyDict_Copy(ASGI)
         if not http11:
             scope["http_version"] = "1.0"
-        if 0 < head.method_id < FS_METHOD_COUNT:
+        if head.method_id == FS_METHOD_GET:
+            pass   # as in the facts
+        elif 0 < head.method_id < FS_METHOD_COUNT:
             scope["method"] = METHODS[head.method_id]
         else:
             # As sent: methods are case-sensitive (RFC 9110 section 9.1).
@@ -310,25 +324,21 @@ cdef class ASGIHandler(Handler):
 
 cdef dict _facts(Channel channel):
     # What all scopes of one connection share, in a dict that is copied: that is cheaper than filling a new one.
+    cdef dict facts
     client = channel.info("peername")
     server = channel.info("sockname")
     if isinstance(server, (bytes, bytearray)):   # an abstract socket
         server = os.fsdecode(server)
-    return {
-        "type": "http",
-        "asgi": None,
-        "http_version": "1.1",
-        "method": None,
-        "scheme": "http" if channel.info("ssl_object") is None else "https",
-        "path": None,
-        "raw_path": None,
-        "query_string": b"",
-        "root_path": "",
-        "headers": None,
-        "client": (client[0], client[1]) if isinstance(client, tuple) and len(client) >= 2 else None,
-        "server": (server[0], server[1]) if isinstance(server, tuple) and len(server) >= 2
-        else (server, None) if isinstance(server, str) and server else None,
-    }
+    facts = PyDict_Copy(FACTS)
+    if channel.info("ssl_object") is not None:
+        facts["scheme"] = "https"
+    if isinstance(client, tuple) and len(client) >= 2:
+        facts["client"] = (client[0], client[1])
+    if isinstance(server, tuple) and len(server) >= 2:
+        facts["server"] = (server[0], server[1])
+    elif isinstance(server, str) and server:
+        facts["server"] = (server, None)
+    return facts
 
 
 cdef bytes _lower(const uint8_t *p, Py_ssize_t n):
@@ -461,7 +471,7 @@ cdef class ASGICall(EventCall):
             raise LocalProtocolError("'http.response.start' was sent a second time")
         self.status = message_status(message)
         self.headers = message_headers(message)
-        self.wants_trailers = bool(message.get("trailers", False))
+        self.wants_trailers = message_part(message, "trailers", False)
         self.stage = HELD
         return 0
 
@@ -478,7 +488,7 @@ cdef class ASGICall(EventCall):
     cdef int body_event(self, object message) except -1:
         cdef Exchange exchange = self.exchange
         cdef bytes body
-        cdef bint more = bool(message.get("more_body", False))
+        cdef bint more = message_part(message, "more_body", False)
         self.check_there()
         if self.stage != BODY and self.stage != HELD:
             self.check_body_due("http.response.body")
@@ -512,7 +522,7 @@ cdef class ASGICall(EventCall):
             return 0
         for pair in self.headers:
             name = pair[0]
-            if len(name) == 14 and name.lower() == b"content-length":
+            if len(name) == 14 and _is_content_length(name):
                 value = pair[1]
                 if PyBytes_CheckExact(value) and _is_number(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), size):
                     continue
@@ -616,6 +626,11 @@ cdef class ASGICall(EventCall):
         if self.started_task:
             self.wing.forget(self)
         return 0
+
+
+cdef bint _is_content_length(object name) except -1:
+    cdef bytes text = name if PyBytes_CheckExact(name) else bytes(name)
+    return fs_text_equal(<const uint8_t *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), b"content-length", 14)
 
 
 cdef bint _is_number(const char *text, Py_ssize_t length, Py_ssize_t number) noexcept:

@@ -1,7 +1,7 @@
 # EventCall and Event: what both ASGI wings share: the awaitables of receive() and send(), and parts of messages.
 #
 # Called by: asgi.pyx, asgi_websocket.pyx. Calls: HandlerCall.
-from fastserve.interfaces.call cimport HandlerCall
+from fastserve.interfaces.call cimport HandlerCall, Spares
 from fastserve.protocol.exchange cimport Exchange
 
 cdef enum:
@@ -15,6 +15,7 @@ cdef class EventCall(HandlerCall):
     cdef dict scope                   # for the log; None once over
     cdef unsigned turns               # events sent without a wait
     cdef list waiters                 # Futures of receive() that wait for the end
+    cdef object receiver, sender      # what the application gets as receive and send: the bound methods, made once
 
     # What receive() gives / what send(event.message) does; both may ask to WAIT, and are called again.
     cdef object next_event(self, Event event)
@@ -35,6 +36,7 @@ cdef class Event:
 
 
 # Parts of messages; what is wrong with them is a LocalProtocolError of the application's send().
+cdef object message_part(object message, str name, object default)   # message.get(name, default)
 cdef object message_kind(object message)
 cdef unsigned message_status(object message) except 0
 cdef object message_headers(object message)      # a list or tuple of pairs

@@ -12,6 +12,7 @@ import logging
 
 cimport cython
 from cpython.bytes cimport PyBytes_CheckExact
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from fastserve.protocol.hooks cimport Handler
@@ -21,6 +22,9 @@ from fastserve.errors import ClientDisconnected, LocalProtocolError
 __all__ = []
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object thing)
+    long PyLong_AsLongAndOverflow(object number, int *beyond) except? -1
+
     ctypedef enum PySendResult:
         PYGEN_RETURN
         PYGEN_ERROR
@@ -64,6 +68,19 @@ cdef class EventCall(HandlerCall):
         event.message = message
         return event
 
+    cdef bint kept(self, Spares spares) except -1:
+        # These two know us as we know them. Whoever kept one of them, as middleware does, has seen this call.
+        cdef object receiver = self.receiver
+        cdef object sender = self.sender
+        if receiver is None or (Py_REFCNT(receiver) == 2 and Py_REFCNT(sender) == 2):
+            return self.kept_by(spares, 2 if receiver is None else 4)
+        self.let_go()
+        return False
+
+    cdef int let_go(self) except -1:
+        self.receiver = self.sender = None
+        return HandlerCall.let_go(self)
+
     cdef object next_event(self, Event event):
         raise NotImplementedError
 
@@ -103,21 +120,36 @@ cdef class EventCall(HandlerCall):
 # ------------------------------------------------------------------------------------------- parts of messages
 
 
+cdef object message_part(object message, str name, object default):
+    # message.get(name, default). Nearly every message is a dict, and a call of its method costs four times the look-up.
+    cdef PyObject *found
+    if type(message) is not dict:
+        return message.get(name, default)
+    found = PyDict_GetItemWithError(message, name)
+    return default if found == NULL else <object>found
+
+
 cdef object message_kind(object message):
     if type(message) is not dict and not hasattr(message, "get"):
         raise LocalProtocolError(f"an ASGI message is a dict, not {type(message).__name__}")
-    return message.get("type")
+    return message_part(message, "type", None)
 
 
 cdef unsigned message_status(object message) except 0:
-    status = message.get("status")
+    cdef int beyond = 0
+    cdef long number
+    status = message_part(message, "status", None)
+    if type(status) is int:
+        number = PyLong_AsLongAndOverflow(status, &beyond)
+        if 200 <= number <= 999:
+            return number
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 999:
         raise LocalProtocolError(f"'status' of {message.get('type')!r} is an int from 200 to 999, not {status!r}")
     return status
 
 
 cdef object message_headers(object message):
-    cdef object headers = message.get("headers")
+    cdef object headers = message_part(message, "headers", None)
     if headers is None:
         return ()
     if type(headers) is not list and type(headers) is not tuple:
@@ -129,14 +161,16 @@ cdef object message_headers(object message):
             raise LocalProtocolError(f"'headers' are pairs of bytes, not {type(headers).__name__}") from None
     for pair in headers:
         # Exchange writes them, and looks for CR and LF; here it is only their kind, so that whoever sent them hears of it.
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not PyBytes_CheckExact(pair[0]) \
-                or not PyBytes_CheckExact(pair[1]):
-            check_pair(pair)
+        if type(pair) is tuple and len(<tuple>pair) == 2:
+            name, value = <tuple>pair
+            if PyBytes_CheckExact(name) and PyBytes_CheckExact(value):
+                continue
+        check_pair(pair)
     return headers
 
 
 cdef bytes message_body(object message):
-    cdef object body = message.get("body", b"")
+    cdef object body = message_part(message, "body", b"")
     if PyBytes_CheckExact(body):
         return <bytes>body
     if not isinstance(body, (bytes, bytearray, memoryview)):

@@ -43,6 +43,7 @@ cdef class HandlerCall(Call):
     # A wing keeps calls that nobody has seen, with their blank tasks, for the next requests: kept() behind go() puts this one
     # among `spares`, reset; False: they have let go of each other.
     cdef bint kept(self, Spares spares) except -1
+    cdef bint kept_by(self, Spares spares, Py_ssize_t references) except -1   # so many to this call are ours
     cdef int reset(self) except -1
     cdef int _finish(self) except -1
 

@@ -268,8 +268,11 @@ cdef class HandlerCall(Call):
         return True
 
     cdef bint kept(self, Spares spares) except -1:
-        # Most calls end within go(), and nobody has seen their task or kept a method of theirs. (2: the wing's, and the task's.)
-        if self.finished and self.reusable() and Py_REFCNT(self) == 2 and spares._count < SPARE_MAX:
+        return self.kept_by(spares, 2)   # the wing's reference, and the task's
+
+    cdef bint kept_by(self, Spares spares, Py_ssize_t references) except -1:
+        # Most calls end within go(), and nobody has seen their task or kept a method of theirs.
+        if self.finished and self.reusable() and Py_REFCNT(self) == references and spares._count < SPARE_MAX:
             self.reset()
             return spares.put(self)
         self.let_go()

@@ -23,7 +23,7 @@ from asgiref.testing import ApplicationCommunicator
 from interfaces.clients import poll
 
 from fastserve import Server
-from fastserve.errors import ClientDisconnected, ConfigError
+from fastserve.errors import ClientDisconnected, ConfigError, LocalProtocolError
 from fastserve.interfaces import detect
 from fastserve.testing import live_server
 
@@ -494,6 +494,38 @@ def test_a_head_alone_leaves_with_an_empty_body(raw) -> None:
         assert b"\r\ncontent-type: text/plain\r\n" in conn.until(b"\r\n\r\n")
         go.set()
         assert conn.until(b"0\r\n\r\n") == b"5\r\nhello\r\n0\r\n\r\n"
+
+
+def test_what_was_kept_of_a_request_says_nothing_in_the_next(raw) -> None:
+    """`receive` and `send` belong to one request, also where the server uses its own objects again for another."""
+    kept: list[tuple[Any, Any]] = []
+    seen: list[Any] = []
+
+    @http_only
+    async def app(scope, receive, send):
+        if scope["path"] == "/keep-both":
+            kept.append((receive, send))
+        elif scope["path"] == "/keep-send":
+            kept.append((None, send))
+        elif scope["path"] == "/keep-receive":
+            kept.append((receive, None))
+        for old_receive, old_send in kept if scope["path"] == "/use" else ():
+            assert old_receive is not receive and old_send is not send
+            if old_receive is not None:
+                seen.append((await old_receive())["type"])
+            if old_send is not None:
+                with pytest.raises(LocalProtocolError, match="complete"):
+                    await old_send(START)
+                seen.append("refused")
+        await send(START)
+        await send(body(scope["path"].encode()))
+
+    with serving(app) as url:
+        conn = raw(url)
+        for path in (b"/", b"/keep-both", b"/", b"/keep-send", b"/keep-receive", b"/", b"/use", b"/"):
+            status, _, answer = conn.send(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n").response()
+            assert (status, answer) == (200, path)
+    assert seen == ["http.disconnect", "refused", "refused", "http.disconnect"]
 
 
 def test_pipelined_requests_are_answered_in_order(raw) -> None:
