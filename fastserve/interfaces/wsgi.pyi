@@ -36,8 +36,11 @@ class Input:
 
 @final
 class WSGICall(Call):
-    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any: ...
-    def write(self, data: bytes, /) -> None: ...
+    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write: ...
+
+@final
+class Write:
+    def __call__(self, data: bytes, /) -> None: ...
 
 class WSGIHandler(Handler):
     def __init__(

@@ -30,13 +30,14 @@ import stat
 import sys
 import tempfile
 import threading
-from asyncio import _set_running_loop
+from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_Copy, PyContext_Enter, PyContext_Exit
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem
+from cpython.ref cimport PyObject
 from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
     PyThread_type_lock,
@@ -47,7 +48,7 @@ from libc.string cimport memchr
 from fastserve.protocol.channel cimport Channel
 from fastserve.protocol.core cimport (
     FS_FIELD_CONNECTION, FS_FIELD_CONTENT_LENGTH, FS_FIELD_CONTENT_TYPE, FS_FIELD_COOKIE, FS_FIELD_COUNT, FS_FIELD_HOST,
-    FS_FIELD_UNKNOWN, FS_METHOD_CONNECT, FS_METHOD_COUNT, FS_METHOD_OTHER, FS_TARGET_ABSOLUTE, FS_TARGET_ASTERISK,
+    FS_FIELD_UNKNOWN, FS_METHOD_CONNECT, FS_METHOD_COUNT, FS_METHOD_GET, FS_METHOD_OTHER, FS_TARGET_ABSOLUTE, FS_TARGET_ASTERISK,
     FS_TARGET_AUTHORITY, fs_field, fs_method_name, fs_request_head, fs_scan, fs_scan_choose, fs_status_reason, fs_text_equal,
 )
 from fastserve.protocol.exchange cimport HANDLER_AT, Call, Exchange
@@ -70,6 +71,46 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     Py_ssize_t PY_SSIZE_T_MAX
 
+cdef extern from *:
+    """
+    /* CPython 3.11 keeps the running loop of a thread in an object of one field, which is made anew whenever the loop is set.
+     * We put another value into the field instead: 100 instructions for 430. From 3.12 on there is no such object. */
+    static PyTypeObject *fs_loop_holder_type; /* NULL: not known, or not there */
+
+    static PyObject **fs_held_loop(PyObject *holder) { return (PyObject **)((char *)holder + sizeof(PyObject)); }
+
+    static PyObject *fs_loop_holder(PyObject *key, PyObject *loop) { /* borrowed; NULL: use _set_running_loop() */
+      PyObject *state = fs_loop_holder_type == NULL ? NULL : PyThreadState_GetDict();
+      PyObject *holder = state == NULL ? NULL : PyDict_GetItemWithError(state, key);
+      return holder != NULL && Py_TYPE(holder) == fs_loop_holder_type && *fs_held_loop(holder) == loop ? holder : NULL;
+    }
+
+    static void fs_hold_loop(PyObject *holder, PyObject *loop) {
+      PyObject *before = *fs_held_loop(holder);
+      Py_INCREF(loop);
+      *fs_held_loop(holder) = loop;
+      Py_DECREF(before);
+    }
+
+    static void fs_know_loop_holder(PyObject *key, PyObject *loop) {
+    #if PY_VERSION_HEX < 0x030C0000
+      PyObject *state = PyThreadState_GetDict();
+      PyObject *holder = state == NULL ? NULL : PyDict_GetItemWithError(state, key);
+      if (holder != NULL && Py_TYPE(holder)->tp_basicsize >= (Py_ssize_t)(sizeof(PyObject) + sizeof(PyObject *)) &&
+          *fs_held_loop(holder) == loop)
+        fs_loop_holder_type = Py_TYPE(holder);
+    #else
+      (void)key, (void)loop;
+    #endif
+    }
+
+    static void fs_forget_loop_holder(void) { fs_loop_holder_type = NULL; }
+    """
+    PyObject *fs_loop_holder(object key, object loop)
+    void fs_hold_loop(object holder, object loop)
+    void fs_know_loop_holder(object key, object loop)
+    void fs_forget_loop_holder()
+
 fs_scan_choose(os.environ.get("FASTSERVE_SIMD", "").encode())
 
 logger = logging.getLogger("fastserve.error")
@@ -91,6 +132,44 @@ cdef int64_t WARN_EVERY = 60_000_000_000   # and how often
 
 cdef object END = object()   # of an iterator
 cdef object new_deque = deque
+cdef str RUNNING_LOOP = sys.intern("__asyncio_running_event_loop__")   # where a thread's state has the object that holds it
+
+# --------------------------------------------------------------------------------------- the loop, out of sight
+
+
+cdef int _know_holder(object loop) except -1:
+    # Does `loop`, which runs here, hang where we think it does? It is private, and believed only if it is seen to work.
+    cdef object holder
+    fs_know_loop_holder(RUNNING_LOOP, loop)
+    if fs_loop_holder(RUNNING_LOOP, loop) != NULL:
+        holder = _leave_loop(loop)
+        hidden = _get_running_loop() is None
+        _enter_loop(loop, holder)
+        if not hidden or _get_running_loop() is not loop:
+            fs_forget_loop_holder()
+            _set_running_loop(loop)
+    return 0
+
+
+cdef object _leave_loop(object loop):
+    # To the application this thread is one like any other: asyncio.run() and async_to_sync(), which frameworks use for their
+    # async views, must find no loop that runs here. Returns what _enter_loop() is given.
+    cdef PyObject *holder = fs_loop_holder(RUNNING_LOOP, loop)
+    if holder == NULL:
+        _set_running_loop(None)
+        return None
+    fs_hold_loop(<object>holder, None)
+    return <object>holder
+
+
+cdef int _enter_loop(object loop, object holder) except -1:
+    if holder is not None:
+        fs_hold_loop(holder, loop)
+        if fs_loop_holder(RUNNING_LOOP, loop) == <PyObject *>holder:
+            return 0   # nobody has run another loop meanwhile
+    _set_running_loop(loop)
+    return 0
+
 
 # --------------------------------------------------------------------------------------------------- the environ
 
@@ -132,6 +211,19 @@ cdef str HTTP_10 = "HTTP/1.0"
 
 cdef inline str _latin1(const uint8_t *p, Py_ssize_t length):
     return <str>PyUnicode_DecodeLatin1(<const char *>p, length, NULL)
+
+
+cdef int _make_room(dict environ) except -1:
+    # Have it grow now: to room for as many entries again, which every copy of it has too.
+    cdef size_t size = sys.getsizeof(environ)
+    cdef list padding = [f"padding {number}" for number in range(3 * len(environ))]
+    for count, name in enumerate(padding, 1):
+        environ[name] = None
+        if sys.getsizeof(environ) != size:
+            break
+    for name in padding[:count]:
+        del environ[name]
+    return 0
 
 
 cdef str _key(const uint8_t *name, Py_ssize_t length):
@@ -546,7 +638,7 @@ cdef class WSGIHandler(Handler):
     cdef int handle(self, Exchange exchange) except -1:
         cdef fs_request_head *head = exchange.head()
         if self.loop is None:
-            self.loop = asyncio.get_running_loop()
+            self._know_loop()
             self.context = contextvars.copy_context()   # the transport's, which is the one the server was started in
         if head.method_id == FS_METHOD_CONNECT or head.parts.form == FS_TARGET_AUTHORITY:
             return exchange.fail(501)   # we are no proxy
@@ -556,7 +648,7 @@ cdef class WSGIHandler(Handler):
         cdef WSGICall call
         cdef RequestBody body = exchange.body
         if self.loop is None:
-            self.loop = asyncio.get_running_loop()
+            self._know_loop()
         exchange.text_fields = True
         call = WSGICall.__new__(WSGICall)
         call.wing = self
@@ -586,6 +678,10 @@ cdef class WSGIHandler(Handler):
             self.wake_one()
         return 0
 
+    cdef int _know_loop(self) except -1:
+        self.loop = asyncio.get_running_loop()
+        return _know_holder(self.loop)
+
     cdef dict _environ(self, Exchange exchange, fs_request_head *head, str mounted):
         cdef const uint8_t *data = exchange.data
         cdef const uint8_t *target = data + head.target.off
@@ -601,12 +697,14 @@ cdef class WSGIHandler(Handler):
         cdef Forwarded said = exchange.forwarded()
         if ends is None:
             ends = exchange.channel.facts = self._ends(exchange.channel)
-        # A copy of a dict keeps its size: the template has room for twenty fields more (see _ends).
+        # A copy of a dict keeps its size: the template has room for the fields (see _ends).
         environ = PyDict_Copy(<dict>ends[0])
         PyDict_SetItem(environ, REMOTE_ADDR, ends[1])
         if ends[2] is not None:
             PyDict_SetItem(environ, REMOTE_PORT, ends[2])
-        if head.method_id != FS_METHOD_OTHER:
+        if head.method_id == FS_METHOD_GET:
+            pass   # as in the template
+        elif head.method_id != FS_METHOD_OTHER:
             PyDict_SetItem(environ, REQUEST_METHOD, METHODS[head.method_id])
         else:
             PyDict_SetItem(environ, REQUEST_METHOD, _latin1(data + head.method.off, head.method.len))
@@ -687,7 +785,7 @@ cdef class WSGIHandler(Handler):
             scheme = "https" if secure else "http"
             # PEP 3333: SERVER_NAME and SERVER_PORT "can never be empty strings"; a Unix socket has neither.
             host, port = ours[:2] if isinstance(ours, tuple) else ("localhost", 443 if secure else 80)
-            # Made in one go it has no more room than it needs; a dict that grows gets room for thrice what it holds.
+            # Filled one by one: CPython makes the table of a dict display for keys of any kind, which is larger.
             template = {}
             for name, value in (self._common | {
                 "SERVER_NAME": host, "SERVER_PORT": str(port), "REMOTE_ADDR": "", "wsgi.url_scheme": scheme,
@@ -695,6 +793,7 @@ cdef class WSGIHandler(Handler):
                 template[name] = value
             if isinstance(peer, tuple):
                 template["REMOTE_PORT"] = ""
+            _make_room(template)   # or the fields of each request would make its copy grow
             if len(self._templates) >= TEMPLATES_MAX:
                 self._templates.clear()
             self._templates[key] = template
@@ -809,6 +908,19 @@ cdef class WSGIHandler(Handler):
 
 
 @cython.final
+@cython.freelist(16)
+cdef class Write:
+    """What start_response returns (PEP 3333): sends a piece of the body before the application has returned.
+
+    An object of its own, and not a method of the call: nearly nobody calls it, and it costs a quarter of one to make.
+    """
+    cdef WSGICall call
+
+    def __call__(self, data, /):
+        self.call._write(data)
+
+
+@cython.final
 cdef class WSGICall(Call):
     """One call of the application; to the application it is start_response (PEP 3333)."""
     cdef WSGIHandler wing
@@ -859,6 +971,7 @@ cdef class WSGICall(Call):
 
     def __call__(self, status, headers, exc_info=None):
         """start_response(status, headers, exc_info=None): state the head of the response. Returns write()."""
+        cdef Write write
         if exc_info is not None:
             try:
                 if self.head_out:
@@ -870,7 +983,9 @@ cdef class WSGICall(Call):
         if self.finished:
             raise LocalProtocolError("start_response was called when the response was over")
         self._state(status, headers)
-        return self.write
+        write = Write.__new__(Write)
+        write.call = self
+        return write
 
     cdef int _state(self, object status, object headers) except -1:
         cdef tuple known = self.wing._statuses.get(status) if type(status) is str else None
@@ -917,27 +1032,24 @@ cdef class WSGICall(Call):
         self.stated = True
         return 0
 
-    def write(self, data, /):
-        """The callable start_response returns: send a piece of the body before the application has returned."""
+    cdef int _write(self, object data) except -1:
         if self.finished:
             raise LocalProtocolError("write() was called when the response was over")
-        if not self._piece(data):
-            if not self.head_request:
-                raise LocalProtocolError("write() was given more than Content-Length declared")
+        if not self._piece(data) and not self.head_request:
+            raise LocalProtocolError("write() was given more than Content-Length declared")
+        return 0
 
     # --- the application, in either place ---
 
     cdef bint _call(self) except -1:
         """Call it. True: that was all of it, and it is handed over. False: `source` is to be stepped."""
-        cdef object result, kind
+        cdef object result, kind, holder
         if self.inline:
-            # To the application this thread is one like any other: asyncio.run() and async_to_sync(), which frameworks
-            # use for their async views, must find no loop that runs here.
-            _set_running_loop(None)
+            holder = _leave_loop(self.wing.loop)
             try:
                 result = self.wing.app(self.environ, self)
             finally:
-                _set_running_loop(self.wing.loop)
+                _enter_loop(self.wing.loop, holder)
         else:
             result = self.wing.app(self.environ, self)
         kind = type(result)
@@ -1057,6 +1169,12 @@ cdef class WSGICall(Call):
     cdef int _whole(self, bytes data) except -1:
         # All of the body at once: it leaves with its head, in one write, whether the peer still sends or not.
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        if self.inline and self.stated and self.exchange is not None and size and (self.declared < 0 or self.declared == size):
+            self.head_out = self.whole = self.finished = True
+            self.exchange.reason = self.reason
+            self.exchange.send(self.status, self.headers, data)
+            self.headers = None
+            return 0
         # RFC 9110 section 8.6: the length of a 304, or in answer to HEAD, is that of what a GET would have got.
         self._commit(-1 if size == 0 and (self.head_request or self.status == 304) else size)
         self.whole = True
@@ -1114,6 +1232,8 @@ cdef class WSGICall(Call):
         # PEP 3333: close() is called "upon completion of the current request, whether the request was completed normally,
         # or terminated early".
         cdef object result = self.result
+        cdef object holder = None
+        cdef bint left = False
         self.finished = True
         self.result = self.source = None
         if self.spool is not None:
@@ -1124,14 +1244,15 @@ cdef class WSGICall(Call):
                 close = getattr(result, "close", None)
                 if close is not None:
                     if self.inline:
-                        _set_running_loop(None)
+                        holder = _leave_loop(self.wing.loop)
+                        left = True
                     close()
             except BaseException as error:
                 logger.error("%s: close() failed", self._line(), exc_info=error)
                 self.wing.tell_exception(error)
             finally:
-                if self.inline:
-                    _set_running_loop(self.wing.loop)
+                if left:
+                    _enter_loop(self.wing.loop, holder)
         if self.body is not None and not self.input._ended:
             # An application that keeps wsgi.input must not wait for ever, nor take the body for complete.
             if self.input._error is None:
@@ -1364,11 +1485,11 @@ cdef class WSGICall(Call):
                     self._end()
                     break
                 self.file_count = 0   # asked once
-                _set_running_loop(None)
+                holder = _leave_loop(self.wing.loop)
                 try:
                     piece = next(self.source, END)
                 finally:
-                    _set_running_loop(self.wing.loop)
+                    _enter_loop(self.wing.loop, holder)
                 if piece is END or not self._piece(piece):
                     self._end()
                     break

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import socket
+import sys
 import threading
 import time
 import tracemalloc
@@ -234,6 +235,19 @@ def test_many_fields() -> None:
         environ = json.loads(split(talk(address, get("/p?q", *fields)))[2])
     assert [environ[f"HTTP_X_FIELD_{n}"] for n in range(90)] == [str(n) for n in range(90)]
     assert environ["PATH_INFO"] == "/p" and environ["wsgi.url_scheme"] == "http"
+
+
+def test_the_fields_of_a_browser_do_not_make_the_environ_grow() -> None:
+    """It is a copy with room for them: growing, once for each request, would cost more than filling it does."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response(OK, TEXT)
+        return [str(sys.getsizeof(environ)).encode()]
+
+    bare = b"GET / HTTP/1.0\r\n\r\n"
+    with serving(app, threads=0) as address:
+        sizes = {split(talk(address, raw))[2] for raw in (bare, get(*["/", *(f"X-Field-{n}: {n}" for n in range(14))]))}
+    assert len(sizes) == 1
 
 
 def test_environ_belongs_to_one_request() -> None:
