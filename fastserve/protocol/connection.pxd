@@ -49,6 +49,7 @@ cdef class Connection(Channel):
     # --- for the figures ---
     cdef uint8_t _state              # a ConnectionState
     cdef int64_t _since              # when it began
+    cdef int64_t _ended_at           # inside _consume(): when the exchange before ended; 0: there was none in this read
     cdef list _drain_waiters
     cdef bint _proxy_due             # a PROXY protocol header has to come first
     cdef tuple _proxied              # (peername, sockname) that it said, or None

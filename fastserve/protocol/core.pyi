@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TypedDict, type_check_only
 
 __all__ = [
+    "ASSERTIONS",
     "bench_head",
     "bench_response",
     "connection_table",
@@ -16,6 +17,8 @@ __all__ = [
     "simd_levels",
     "status_reason",
 ]
+
+ASSERTIONS: bool
 
 @type_check_only
 class _Transition(TypedDict):

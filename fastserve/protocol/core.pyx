@@ -12,9 +12,22 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 __all__ = [
-    "bench_head", "bench_response", "connection_table", "date", "error_table", "events", "parse_head", "percent_decode",
+    "ASSERTIONS", "bench_head", "bench_response", "connection_table", "date", "error_table", "events", "parse_head", "percent_decode",
     "simd", "simd_levels", "status_reason",
 ]
+
+
+cdef extern from *:
+    """
+    #ifdef FS_ASSERTIONS
+    #define FS_ASSERTIONS_ARE_ON 1
+    #else
+    #define FS_ASSERTIONS_ARE_ON 0
+    #endif
+    """
+    const bint FS_ASSERTIONS_ARE_ON
+
+ASSERTIONS = bool(FS_ASSERTIONS_ARE_ON)   # a build for debugging (FASTSERVE_DEBUG, FASTSERVE_SANITIZE): its speed says nothing
 
 
 def _choose_kernels(name: str | None = None) -> None:

@@ -95,7 +95,8 @@ cdef class SocketWire(Wire):
     cdef Driver driver
     cdef Stream stream
     cdef int fd                    # -1: closed
-    cdef uint32_t events           # that the epoll set is asked for
+    cdef uint32_t events           # that the epoll set is asked for, or will be
+    cdef bint _listed              # it is in the set
     cdef bint _paused
     cdef bint _ended               # FIN was seen
     cdef bint _closing
@@ -110,6 +111,7 @@ cdef class SocketWire(Wire):
     cdef object _sockname
 
     cdef int start(self) except -1
+    cdef int _enlist(self) except -1
     cdef int read(self) except -1
     cdef int _send_queue(self) except -1
     cdef bint _send_file(self, FilePiece piece, int64_t *budget) except? False

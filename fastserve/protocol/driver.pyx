@@ -34,7 +34,7 @@ from libc.errno cimport (
     EOPNOTSUPP, EPERM, EPROTO, errno,
 )
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp
+from libc.string cimport memcmp, strlen
 
 from fastserve.protocol.board cimport READY, bit, take_bits
 from fastserve.protocol.timers cimport precise_now
@@ -131,7 +131,20 @@ cdef extern from *:
       else memset(local, 0, sizeof *local);
     }
 
-    static const char *fs_peer_text(const fs_peer *peer, char *text, size_t size) {
+    static const char *fs_peer_text(const fs_peer *peer, char *text, size_t size) { /* size: INET6_ADDRSTRLEN or more */
+      if (peer->family == 4) { /* as inet_ntop() writes it; that calls sprintf(), at a tenth of what a connection costs us */
+        char *p = text;
+        int i;
+        for (i = 0; i < 4; i++) {
+          unsigned n = peer->address[i];
+          if (n >= 100) *p++ = (char)('0' + n / 100);
+          if (n >= 10) *p++ = (char)('0' + n / 10 % 10);
+          *p++ = (char)('0' + n % 10);
+          *p++ = '.';
+        }
+        p[-1] = 0;
+        return text;
+      }
       return inet_ntop(peer->family == 4 ? AF_INET : AF_INET6, peer->address, text, (socklen_t)size);
     }
 
@@ -547,7 +560,11 @@ cdef class Driver:
         wire.driver = self
         wire.fd = fd
         wire.peer = peer[0]
-        return wire.start()
+        try:
+            return wire.start()
+        except Exception as error:   # that one's trouble: those behind it in the queue are still to be taken
+            self._report(error)
+        return 0
 
     def _transport_made(self, task):
         self._tasks.discard(task)
@@ -681,22 +698,34 @@ cdef class Waker(Polled):
 
 
 cdef class SocketWire(Wire):
-    """A plain TCP or Unix connection in the set of a Driver. While it is in the set it holds a reference to itself."""
+    """A plain TCP or Unix connection in the set of a Driver. While it is open it holds a reference to itself."""
 
     cdef int start(self) except -1:
-        # Make its stream, then read at once: a client's request comes hard behind its handshake.
-        cdef Driver driver = self.driver
+        # Make its stream, then read at once: a client's request comes hard behind its handshake. Only what is still open behind
+        # that goes into the set: a connection that carries one request costs two system calls less.
         self.events = EPOLLIN | EPOLLRDHUP
-        try:
-            driver.watch(self.fd, self, self.events, False)
-        except OSError:
-            c_close(self.fd)
-            self.fd = -1
-            raise
         Py_INCREF(self)
-        self.stream = driver.host.welcome(self)
-        if self.fd >= 0 and not self._paused:
-            return self.read()
+        try:
+            self.stream = self.driver.host.welcome(self)
+            if self.fd >= 0 and not self._paused:
+                self.read()
+        except BaseException:
+            if self.stream is None:
+                self._finish(None)   # nobody would ever read it
+            raise
+        finally:
+            if self.fd >= 0:
+                self._enlist()
+        return 0
+
+    cdef int _enlist(self) except -1:
+        self._listed = True
+        try:
+            self.driver.watch(self.fd, self, self.events, False)
+        except OSError as error:
+            self._listed = False
+            self._finish(error)
+            raise
         return 0
 
     cdef int ready(self, uint32_t events) except -1:
@@ -922,7 +951,8 @@ cdef class SocketWire(Wire):
             if events & EPOLLOUT & ~self.events:
                 self.stream.wire_behind()
             self.events = events
-            self.driver.watch(self.fd, self, events, True)
+            if self._listed:
+                self.driver.watch(self.fd, self, events, True)
         if self._unsent > WRITE_HIGH:
             if not self._full:
                 self._full = True
@@ -971,7 +1001,8 @@ cdef class SocketWire(Wire):
         # Out of the set, closed; the stream is told at the end of this turn.
         if self.fd < 0:
             return 0
-        self.driver.unwatch(self.fd)
+        if self._listed:
+            self.driver.unwatch(self.fd)
         c_close(self.fd)
         self.fd = -1
         self._closing = True
@@ -1024,6 +1055,6 @@ cdef object _address(fs_peer *peer):
     if peer.family == 4 or peer.family == 6:
         if fs_peer_text(peer, text, sizeof(text)) == NULL:
             return None
-        host = (<bytes>text).decode("ascii")
+        host = text[:strlen(text)].decode("ascii")
         return (host, peer.port) if peer.family == 4 else (host, peer.port, 0, 0)
     return "" if peer.family == 1 else None

@@ -28,6 +28,7 @@ import sys
 
 logger = logging.getLogger("fastserve")
 
+cdef object _Connection = None   # the class, imported when the first is made: it stands above this file
 cdef double TELL_SECONDS = 10.0  # between two warnings of a kind
 cdef bytes MAPPED = bytes(10) + b"\xff\xff"
 cdef double FOR_EVER = 1e9  # seconds; 31 years
@@ -190,14 +191,17 @@ cdef class Service(Host):
 
     def connect(self):
         """A new Connection: the protocol factory for loop.create_server() and its siblings."""
-        from fastserve.protocol.connection import Connection
+        global _Connection
+        if _Connection is None:
+            from fastserve.protocol.connection import Connection
 
-        return Connection(self)
+            _Connection = Connection
+        return _Connection(self)
 
     cdef Stream welcome(self, Wire wire):
-        connection = self.connect()
+        cdef Stream connection = <Stream?>self.connect()
         connection.begin(wire)
-        return <Stream>connection
+        return connection
 
     cdef object protocol(self):
         return self.connect()

@@ -6,8 +6,17 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fastserve.protocol.timers cimport Expiring
 
 
+cdef class Polled:
+    # What an epoll set can point at.
+    cdef int ready(self, uint32_t events) except -1
+
+
+cdef class Wire(Polled)
+
+
 cdef class Stream(Expiring):
     # What hears a wire of our own driver; a transport tells the same through asyncio's protocol methods.
+    cdef int begin(self, Wire wire) except -1      # accepted
     cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1   # owner: bytes of just this, or None
     cdef size_t wire_wants(self)                   # body bytes that are to come, and worth a bytes object of their own; or 0
     cdef bint wire_ended(self) except -1           # FIN; True: keep our side open
@@ -16,11 +25,6 @@ cdef class Stream(Expiring):
     cdef int wire_full(self) except -1             # more is unsent than the peer takes
     cdef int wire_drained(self) except -1
     cdef int wire_lost(self, object error) except -1
-
-
-cdef class Polled:
-    # What an epoll set can point at.
-    cdef int ready(self, uint32_t events) except -1
 
 
 cdef class OpenFile:

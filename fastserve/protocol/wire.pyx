@@ -40,7 +40,15 @@ cdef enum:
     BYTES_ACKED = 120   # where struct tcp_info of Linux has tcpi_bytes_acked
 
 
+cdef class Polled:
+    cdef int ready(self, uint32_t events) except -1:
+        return 0
+
+
 cdef class Stream(Expiring):
+    cdef int begin(self, Wire wire) except -1:
+        raise NotImplementedError
+
     cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1:
         raise NotImplementedError
 
@@ -63,11 +71,6 @@ cdef class Stream(Expiring):
         return 0
 
     cdef int wire_lost(self, object error) except -1:
-        return 0
-
-
-cdef class Polled:
-    cdef int ready(self, uint32_t events) except -1:
         return 0
 
 

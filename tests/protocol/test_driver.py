@@ -208,6 +208,38 @@ def test_a_waiting_connection_outlives_its_worker(workers: Any) -> None:
         client.close()
 
 
+def test_what_has_come_before_it_is_accepted(workers: Any, raw: Any) -> None:
+    """A connection is read before it enters the epoll set. Whole requests, halves, silence, more than fits: all go on."""
+    group = workers(1)
+    last = b"GET /pid HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    pid = str(group.pids[0]).encode()
+    for _ in range(3):
+        blocker = raw(group.url, 20.0).send(b"GET /block/0.3 HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: group.board[0].active, "the worker is blocked")
+        names = ("once", "twice", "half", "silent", "big", "upload", "left", "reset")
+        clients = {name: raw(group.url, 20.0) for name in names}
+        clients["once"].send(last)
+        clients["twice"].send(GET + last)
+        clients["half"].send(GET[:10])
+        clients["big"].send(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        clients["upload"].send(b"POST /size HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"z" * 100_000)
+        clients["left"].close()
+        clients["reset"].socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        clients["reset"].close()
+        assert blocker.response()[2] == pid
+        assert clients["once"].response()[2] == pid and clients["once"].rest() == b""
+        assert [clients["twice"].response()[2] for _ in range(2)] == [pid, pid] and clients["twice"].rest() == b""
+        assert clients["big"].response()[2] == b"x" * 5_000_000 and clients["big"].rest() == b""
+        assert clients["half"].send(GET[10:]).response()[2] == pid
+        assert clients["silent"].send(GET).response()[2] == pid
+        assert clients["upload"].send(b"z" * 100_000).response()[2] == b"200000"
+        until(lambda: group.board[0].connections == 4, "those that are over are forgotten")
+        for client in (blocker, clients["half"], clients["silent"], clients["upload"]):
+            assert client.send(GET).response()[2] == pid
+            client.close()
+        until(lambda: group.board[0].connections == 0, "all have left")
+
+
 def test_out_of_descriptors(raw: Any) -> None:
     """Accepting pauses without spinning, open connections are served, and it goes on when there are descriptors again."""
     group = Workers.__new__(Workers)
