@@ -8,12 +8,14 @@ import asyncio
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -41,8 +43,10 @@ from benchmarks import (  # noqa: E402
     targets,
 )
 from benchmarks.__main__ import main, names  # noqa: E402
+from fastserve.protocol.core import ASSERTIONS  # noqa: E402
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not on PATH")
+needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not on PATH")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux's /proc only")
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, World!"
@@ -588,6 +592,34 @@ def test_a_regression_names_the_functions_that_grew(tmp_path: Path) -> None:
     assert callgrind.compare(callgrind.Count(1050, {"parse": 650.0, "send": 400.0}), before) is None
     told = callgrind.compare(callgrind.Count(1100, {"parse": 590.0, "send": 430.0, "log": 80.0}), before)
     assert told == "1100 instructions per request, +10.0% over the baseline of 1000; grown: log +80, send +30"
+
+
+def test_the_bound_is_loose_on_another_build_of_python(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    assert callgrind.tolerance("3.11", path) == callgrind.LOOSE
+    callgrind.write_baseline("3.11", {"old": callgrind.Count(900, {})}, path)
+    assert callgrind.tolerance("3.11", path) == callgrind.TOLERANCE
+    kept = json.loads(path.read_text())
+    kept["3.11"]["build"] = kept["3.11"]["build"].replace(platform.python_version(), "3.11.99")
+    path.write_text(json.dumps(kept))
+    assert callgrind.tolerance("3.11", path) == callgrind.LOOSE
+    callgrind.write_baseline("3.11", {"new": callgrind.Count(1000, {})}, path)
+    assert callgrind.tolerance("3.11", path) == callgrind.TOLERANCE
+    assert set(callgrind.read_baseline("3.11", path)) == {"new"}  # figures of two builds do not stand side by side
+
+
+@needs_valgrind
+def test_a_request_costs_no_more_instructions_than_the_baseline_says() -> None:
+    """Of each interface one row, at once; a twentieth more fails, and the functions that grew are named."""
+    with ThreadPoolExecutor(len(callgrind.CHECKED)) as pool:
+        counts = dict(zip(callgrind.CHECKED, pool.map(callgrind.quick_count, callgrind.CHECKED), strict=True))
+    assert all(0 < sum(found.functions.values()) <= 1.01 * found.instructions for found in counts.values())
+    python = ".".join(platform.python_version_tuple()[:2])
+    # Assertions count too, and nothing is optimised then; and each version of Python has figures of its own.
+    baseline = {} if ASSERTIONS else callgrind.read_baseline(python)
+    allowed = callgrind.tolerance(python)
+    told = {name: callgrind.compare(counts[name], baseline[name], allowed) for name in baseline if name in counts}
+    assert not any(told.values()), told
 
 
 def test_every_row_and_aim_can_be_measured() -> None:
