@@ -20,19 +20,17 @@ size_t fs_decimal(uint8_t *out, uint64_t n) {
     memcpy(out, fs_decimal_pairs + 2 * n, 2);
     return 2;
   }
-  uint8_t digits[20];
-  size_t start = sizeof digits;
-  while (n >= 100) {
-    start -= 2;
-    memcpy(digits + start, fs_decimal_pairs + 2 * (n % 100), 2);
+  size_t len = 3;
+  for (uint64_t above = 1000; n >= above; above *= 10) { /* written from the end: how many will there be? */
+    len++;
+    if (len == 20) break; /* ten more times would be more than 64 bits */
+  }
+  size_t at = len;
+  while (n >= 10) {
+    at -= 2;
+    memcpy(out + at, fs_decimal_pairs + 2 * (n % 100), 2);
     n /= 100;
   }
-  if (n >= 10) {
-    start -= 2;
-    memcpy(digits + start, fs_decimal_pairs + 2 * n, 2);
-  } else {
-    digits[--start] = (uint8_t)('0' + n);
-  }
-  memcpy(out, digits + start, sizeof digits - start);
-  return sizeof digits - start;
+  if (at > 0) out[0] = (uint8_t)('0' + n);
+  return len;
 }

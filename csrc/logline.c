@@ -49,7 +49,15 @@ FS_INLINE size_t escape(uint8_t *out, uint8_t c, bool json) {
   return n;
 }
 
-FS_INLINE size_t log_text(uint8_t *out, const uint8_t *text, size_t len, bool json) {
+/* The same of bytes that are visible ASCII, or SP, already: every byte of a request line is (RFC 9112 section 3; the parser has
+ * seen to it). Two of them have a meaning in a log. */
+FS_INLINE uint64_t quoting(uint64_t word) {
+  uint64_t quote = word ^ EACH('"'), backslash = word ^ EACH('\\');
+  return (((quote - EACH(1)) & ~quote) | ((backslash - EACH(1)) & ~backslash)) & EACH(0x80);
+}
+
+/* `visible`: a constant; see quoting(). */
+FS_INLINE size_t log_text(uint8_t *out, const uint8_t *text, size_t len, bool json, bool visible) {
   uint8_t *p = out;
   size_t i = 0;
   if (len >= 8) { /* nearly always nothing is special, and the last word overlaps the one before */
@@ -57,13 +65,13 @@ FS_INLINE size_t log_text(uint8_t *out, const uint8_t *text, size_t len, bool js
     memcpy(&first, text, 8);
     memcpy(&last, text + len - 8, 8);
     memcpy(out, &first, 8);
-    uint64_t seen = special(first) | special(last);
+    uint64_t seen = visible ? quoting(first) | quoting(last) : special(first) | special(last);
     if (len > 16) {
       for (i = 8; i < len - 8; i += 8) {
         uint64_t word;
         memcpy(&word, text + i, 8);
         memcpy(out + i, &word, 8);
-        seen |= special(word);
+        seen |= visible ? quoting(word) : special(word);
         NOT_A_VECTOR;
       }
     }
@@ -94,13 +102,22 @@ FS_INLINE size_t log_text(uint8_t *out, const uint8_t *text, size_t len, bool js
   return (size_t)(p - out);
 }
 
-size_t fs_log_plain(uint8_t *out, const uint8_t *text, size_t len) { return log_text(out, text, len, false); }
+size_t fs_log_plain(uint8_t *out, const uint8_t *text, size_t len) { return log_text(out, text, len, false, false); }
 
-size_t fs_log_json(uint8_t *out, const uint8_t *text, size_t len) { return log_text(out, text, len, true); }
+size_t fs_log_json(uint8_t *out, const uint8_t *text, size_t len) { return log_text(out, text, len, true, false); }
 
 FS_INLINE void three(uint8_t *out, unsigned n) {
   out[0] = (uint8_t)('0' + n / 100);
   memcpy(out + 1, fs_decimal_pairs + 2 * (n % 100), 2);
+}
+
+/* Most numbers here are small. */
+FS_INLINE uint8_t *digits(uint8_t *p, uint64_t n) {
+  if (FS_LIKELY(n < 10)) {
+    *p = (uint8_t)('0' + n);
+    return p + 1;
+  }
+  return p + fs_decimal(p, n);
 }
 
 size_t fs_log_fixed(uint8_t *out, uint64_t n, unsigned decimals) {
@@ -111,7 +128,7 @@ size_t fs_log_fixed(uint8_t *out, uint64_t n, unsigned decimals) {
     high = (unsigned)(whole % 1000);
     whole /= 1000;
   }
-  size_t len = fs_decimal(out, whole);
+  size_t len = (size_t)(digits(out, whole) - out);
   out[len++] = '.';
   if (decimals == 6) {
     three(out + len, high);
@@ -176,6 +193,7 @@ FS_INLINE size_t line_len(const fs_request_head *head) { return head->target.off
 fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bool json) {
   fs_log_room room = {FS_LOG_SLACK, 0};
   for (size_t i = 0; i < count; i++) {
+    room.fixed += pieces[i].tail_len;
     switch (pieces[i].kind) {
       case FS_LOG_LITERAL: room.fixed += pieces[i].len; break;
       case FS_LOG_PEER:
@@ -192,6 +210,7 @@ fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bool json
       case FS_LOG_PATH:
       case FS_LOG_QUERY:
       case FS_LOG_FIELD:
+      case FS_LOG_ID:
         room.fixed += 6;
         room.each += json ? 6 : 4;
         break;
@@ -235,7 +254,7 @@ size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const
       case FS_LOG_PID: p = copy(p, facts->pid.p, facts->pid.len); break;
       case FS_LOG_REQUEST_LINE:
         if (head != NULL && !json) {
-          p += log_text(p, facts->data + head->method.off, line_len(head), false);
+          p += log_text(p, facts->data + head->method.off, line_len(head), false, true);
         } else {
           p = string(p, head != NULL ? facts->data + head->method.off : NULL, head != NULL ? line_len(head) : 0, json);
         }
@@ -268,7 +287,7 @@ size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const
           *p++ = '-';
           break;
         } /* fall through */
-      case FS_LOG_BYTES: p += fs_decimal(p, facts->body_bytes); break;
+      case FS_LOG_BYTES: p = digits(p, facts->body_bytes); break;
       case FS_LOG_S: p += fs_decimal(p, facts->ns / 1000000000); break;
       case FS_LOG_MS: p += fs_decimal(p, facts->ns / 1000000); break;
       case FS_LOG_US: p += fs_decimal(p, facts->ns / 1000); break;
@@ -277,9 +296,11 @@ size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const
       case FS_LOG_QUEUE: p = span(p, facts, 0); break;
       case FS_LOG_HANDLER: p = span(p, facts, 1); break;
       case FS_LOG_SENDING: p = span(p, facts, 2); break;
+      case FS_LOG_ID: p = string(p, facts->id.p, facts->id.len, json); break;
       case FS_LOG_FIELD: p = field(p, piece, facts); break;
       default: *p++ = '-'; break; /* FS_LOG_DASH */
     }
+    if (piece->tail_len != 0) p = copy(p, piece->tail, piece->tail_len);
   }
   return (size_t)(p - out);
 }

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -394,6 +395,33 @@ def test_options_reach_the_server() -> None:
         assert client.get("/").headers["x-b"] == "c"
     with TestClient(starlette(), root_path="/outer") as client:
         assert client.get("/").json()["lives"] is True
+
+
+def test_https() -> None:
+    data = Path(__file__).resolve().parent / "data"
+    cert, key = str(data / "localhost.crt"), str(data / "localhost.key")
+    app = App()
+
+    @app.get("/")
+    async def index(request: Request) -> dict[str, Any]:
+        return {"scheme": request.scheme, "url": str(request.url), "client": request.peer_certificate}
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send(websocket.scheme)
+
+    with TestClient(app, ssl_certfile=cert, ssl_keyfile=key) as client:
+        assert client.get("/").json() == {"scheme": "https", "url": "https://testserver/", "client": None}
+        with client.websocket_connect("/ws") as websocket:
+            assert websocket.receive_text() == "wss"
+        with pytest.raises(httpx.UnsupportedProtocol, match="speaks https"):
+            client.get("http://testserver/")
+    options = {"ssl_ca_certs": cert, "ssl_cert_reqs": "required", "ssl_certfile": cert, "ssl_keyfile": key}
+    with TestClient(app, cert=(cert, key), **options) as client:
+        assert client.get("/").json()["client"]["subject"]
+    with TestClient(app, **options) as client, pytest.raises(httpx.TransportError):
+        client.get("/")
 
 
 def test_without_httpx_it_says_so() -> None:

@@ -271,6 +271,10 @@ cdef class ASGIHandler(Handler):
                 PyList_SET_ITEM(headers, i, pair)
             if head.parts.form == FS_TARGET_ABSOLUTE and not _has_host(fields, count):
                 headers.append((b"host", PyBytes_FromStringAndSize(<const char *>data + head.host.off, head.host.len)))
+        if exchange.channel.id_field is not None:
+            name = exchange.channel.id_field
+            headers = [pair for pair in headers if pair[0] != name]   # whatever the peer calls it, this is its name here
+            headers.append((name, exchange.id()))
         facts = exchange.channel.facts
         if type(facts) is not dict:
             facts = exchange.channel.facts = _facts(exchange.channel)

@@ -279,6 +279,9 @@ cdef RelayExchange again(Request request, Channel origin, object loop):
     # The head was accepted when it came; it is read again because its fields may be somewhere else by now.
     if open_head(exchange, channel, (<const char *>request._data)[:request.head.end], loop) != FS_DONE:
         raise RuntimeError("the head of a request cannot be read again")
+    if origin.id_field is not None:   # one request has one id
+        channel.id_field = origin.id_field
+        exchange._id = (<Exchange>request._exchange).id()
     exchange.body = request._body
     if request._whole_body is not None and request._body is not None:
         body = exchange.body = RequestBody.__new__(RequestBody)

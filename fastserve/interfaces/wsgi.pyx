@@ -26,6 +26,7 @@ import contextvars
 import io
 import logging
 import os
+import ssl
 import stat
 import sys
 import tempfile
@@ -244,6 +245,53 @@ cdef str _key(const uint8_t *name, Py_ssize_t length):
         c = name[i]
         out[i] = 95 if c == 45 else c - 32 if 97 <= c <= 122 else c
     return key
+
+
+# RFC 4514 section 3: short names of the attributes of a name; OpenSSL's for those it does not list.
+cdef dict SHORT_NAMES = {
+    "commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O",
+    "organizationalUnitName": "OU", "countryName": "C", "streetAddress": "STREET", "domainComponent": "DC", "userId": "UID",
+}
+
+
+cdef str _distinguished_name(object name):
+    """A name as RFC 4514 writes it, the most specific part first: CN=ted,O=Example. Bytes of UTF-8, as latin-1 (PEP 3333)."""
+    parts = []
+    for relative in reversed(name):
+        parts.append("+".join([f"{SHORT_NAMES.get(kind, kind)}={_escaped(value)}" for kind, value in relative]))
+    return ",".join(parts).encode("utf-8", "replace").decode("latin-1")
+
+
+cdef str _escaped(str value):
+    # RFC 4514 section 2.4
+    value = "".join(["\\" + c if c in '"+,;<>\\' else "\\00" if c == "\0" else c for c in value])
+    if value.startswith(("#", " ")):
+        value = "\\" + value
+    if value.endswith(" "):
+        value = value[:len(value) - 1] + "\\ "
+    return value
+
+
+def certificate_variables(secure):
+    """What the certificate of a client says, under the names of Apache's mod_ssl; an empty dict if it showed none. `secure`: an
+    ssl.SSLObject whose handshake is over."""
+    certificate = secure.getpeercert()
+    if not certificate:
+        return {}
+    found = {
+        "SSL_CLIENT_VERIFY": "SUCCESS",   # or the handshake would have failed
+        "SSL_CLIENT_S_DN": _distinguished_name(certificate["subject"]),
+        "SSL_CLIENT_I_DN": _distinguished_name(certificate["issuer"]),
+        "SSL_CLIENT_M_SERIAL": certificate["serialNumber"],
+        "SSL_CLIENT_V_START": certificate["notBefore"],
+        "SSL_CLIENT_V_END": certificate["notAfter"],
+        "SSL_CLIENT_CERT": ssl.DER_cert_to_PEM_cert(secure.getpeercert(True)),
+    }
+    for relative in certificate["subject"]:
+        for kind, value in relative:
+            if kind == "commonName":
+                found["SSL_CLIENT_S_DN_CN"] = value.encode("utf-8", "replace").decode("latin-1")
+    return found
 
 
 cdef class ErrorStream:
@@ -753,6 +801,10 @@ cdef class WSGIHandler(Handler):
                     value = before + "; " + value if field.id == FS_FIELD_COOKIE else before + ", " + value
                 PyDict_SetItem(environ, key, value)
             field += 1
+        if exchange.channel.id_field is not None:   # whatever the peer calls it, this is its name here
+            value = exchange.channel.id_field
+            PyDict_SetItem(environ, _key(<const uint8_t *>PyBytes_AS_STRING(<bytes>value), PyBytes_GET_SIZE(<bytes>value)),
+                           exchange.id().decode("ascii"))
         if absolute:
             # RFC 9112 section 3.2.2: the Host field "MUST be ignored and replaced with the host information of the
             # request-target".
@@ -797,6 +849,10 @@ cdef class WSGIHandler(Handler):
             if len(self._templates) >= TEMPLATES_MAX:
                 self._templates.clear()
             self._templates[key] = template
+        if secure:
+            said = certificate_variables(channel.info("ssl_object"))
+            if said:   # this client's, and so no other connection's
+                template = {name: value for name, value in (template | said).items()}
         if isinstance(peer, tuple):
             return template, peer[0], str(peer[1])
         return template, "", None

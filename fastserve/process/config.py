@@ -201,6 +201,16 @@ class Config:
         "field that the proxies always set: x-forwarded-for, -proto, -host, -port, -prefix, or forwarded; may be repeated",
         metavar="NAME",
     )
+    request_id_header: str = _option(
+        "x-request-id",
+        "proxies",
+        "text",
+        "field in which a trusted proxy says the id of a request; empty: none",
+        metavar="NAME",
+    )
+    request_id: bool = _option(
+        False, "proxies", "flag", "give ASGI and WSGI applications the id of each request, in the same field"
+    )
     proxy_protocol: bool = _option(
         False, "proxies", "flag", "connections of trusted proxies begin with a PROXY protocol header, version 1 or 2"
     )
@@ -616,6 +626,12 @@ class Config:
         for name in ("forwarded_allow_ips", "forwarded_fields"):  # several in one, as uvicorn and gunicorn have it
             texts = (text.strip() for texts in getattr(self, name) for text in texts.split(","))
             set_(self, name, tuple(text.lower() for text in texts if text))
+        name = self.request_id_header.lower()
+        set_(self, "request_id_header", name)
+        if name and (not TOKEN.fullmatch(name) or "_" in name or name in FIELDS_OF_OURS or name in ("host", "proxy")):
+            raise ConfigError(f"request-id-header must be the name of a field such as x-request-id, not {name!r}")
+        if self.request_id and not name:
+            raise ConfigError("request-id needs request-id-header: in which field?")
         _ = self.trust
         if self.env_file is not None and not self.variables:
             set_(self, "variables", envfile.read(self.env_file))
@@ -646,11 +662,6 @@ class Config:
         elif self.ssl_keyfile and len(self.ssl_keyfile) != len(self.ssl_certfile):
             raise ConfigError(
                 f"ssl-keyfile is given {len(self.ssl_keyfile)} times, ssl-certfile {len(self.ssl_certfile)} times"
-            )
-        elif self.proxy_protocol:
-            raise ConfigError(
-                "proxy-protocol cannot be used with ssl-certfile: its header comes before the handshake; "
-                "let the proxy end TLS"
             )
         if self.ssl_cert_reqs not in ("none", "0") and self.ssl_ca_certs is None:
             raise ConfigError("ssl-cert-reqs needs ssl-ca-certs: whose client certificates are good?")
@@ -767,7 +778,12 @@ class Config:
         except ValueError as error:
             raise ConfigError(f"forwarded-allow-ips: {error}") from None
         try:
-            return Trust(self.forwarded_allow_ips, fields, proxy_protocol=self.proxy_protocol)
+            return Trust(
+                self.forwarded_allow_ips,
+                fields,
+                proxy_protocol=self.proxy_protocol,
+                request_id=(self.request_id_header or None) if self.proxy_headers else None,
+            )
         except ValueError as error:
             raise ConfigError(f"forwarded-fields: {error}") from None
 

@@ -198,6 +198,7 @@ class Server:
                 fields=config.response_fields,
                 half_close=config.half_close,
                 trust=config.trust,
+                id_field=config.request_id_header.encode("ascii") if config.request_id else None,
                 board=self._board,
                 seat=self._seat,
                 exempt=[path.encode("ascii") for path in config.limit_exempt],

@@ -23,6 +23,7 @@ cdef class Channel(Stream):
     cdef fs_conn conn                      # the state machine; the Exchange asks it before it writes
     cdef Tunnel tunnel                     # after an upgrade: who reads here; None otherwise
     cdef list default_fields               # [(name, value)] of every final response that does not set them; None: none
+    cdef bytes id_field                    # where ASGI and WSGI applications find the id of a request; None: nowhere
     cdef bytes peer_text                   # "address:port", for whoever writes it often; None until it is asked for
     cdef Trust trust                       # the peer is a proxy of ours, and these of its fields are believed; None: it is not
     cdef object facts                      # what a wing wants to find again at the next request of this connection; or None

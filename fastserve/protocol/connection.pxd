@@ -51,7 +51,8 @@ cdef class Connection(Channel):
     cdef int64_t _since              # when it began
     cdef int64_t _ended_at           # inside _consume(): when the exchange before ended; 0: there was none in this read
     cdef list _drain_waiters
-    cdef bint _proxy_due             # a PROXY protocol header has to come first
+    cdef bint _proxy_due             # a PROXY protocol header has to come first,
+    cdef bint _proxy_taken           # or has come, before TLS began
     cdef tuple _proxied              # (peername, sockname) that it said, or None
 
     cdef int _begin_with(self, Wire wire) except -1

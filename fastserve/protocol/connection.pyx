@@ -33,6 +33,7 @@ from fastserve.protocol.service cimport (
 )
 from fastserve.protocol.channel cimport Tunnel
 from fastserve.protocol.exchange cimport END_AT, HANDLER_AT, HEAD_AT, Call
+from fastserve.protocol.hooks cimport Observer
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Timers, disarm, precise_now
 from fastserve.protocol.wire cimport TransportWire, Wire
@@ -59,6 +60,7 @@ cdef class Connection(Channel):
     def __cinit__(self, Service service not None):
         self.service = service
         self.default_fields = service.default_fields
+        self.id_field = service.id_field
         self._read_timer.queue = self._write_timer.queue = -1
         self._read_timer.owner = self._write_timer.owner = <void *>self
         self._pieces = []
@@ -105,6 +107,13 @@ cdef class Connection(Channel):
         transport.set_write_buffer_limits(WRITE_HIGH)
         self._begin_with(TransportWire.over(transport))
 
+    def introduced(self, bytes header not None) -> bool:
+        """Before it begins: a trusted proxy has said in front of TLS whose it is. False if `header` does not say it."""
+        self.trust = self.service.trust
+        self._proxy_taken = True
+        return self._take_proxy(<const uint8_t *>PyBytes_AS_STRING(header), PyBytes_GET_SIZE(header)) \
+            == PyBytes_GET_SIZE(header)
+
     cdef int begin(self, Wire wire) except -1:
         """Accepted, on a wire of our own driver."""
         return self._begin_with(wire)
@@ -114,10 +123,10 @@ cdef class Connection(Channel):
         self.wire = wire
         self._since = precise_now()
         self.service.seat.in_state[IN_NEW] += 1
-        if trust is not None and trust.peer(wire.info("peername")):
+        if trust is not None and not self._proxy_taken and trust.peer(wire.info("peername")):
             self.trust = trust
             self._proxy_due = trust.proxy_protocol
-        if not self.service.enter(self, wire) and self.trust is None:
+        if not self.service.enter(self, wire) and self.trust is None and not self._proxy_taken:
             self.service.seat.shed[FOR_PEER] += 1
             return self._close(False)
         if self.service.stopping:
@@ -687,10 +696,7 @@ cdef class Connection(Channel):
 
     cdef int _observe(self, Exchange exchange) except -1:
         if self.service.observer is not None:
-            try:
-                self.service.observer.observe(exchange)
-            except Exception as error:
-                self.service.loop.call_exception_handler({"message": "fastserve: an observer failed", "exception": error})
+            _tell(self.service.observer, exchange)
         return 0
 
     cdef int _forget(self, Exchange exchange) except -1:
@@ -1069,6 +1075,11 @@ cdef class Connection(Channel):
         seat.in_state[self._state] -= 1
         seat.in_state[state] += 1
         self._state = state
+
+
+cdef void _tell(Observer observer, Exchange exchange) noexcept:
+    # What an observer raises ends nothing: sys.unraisablehook is told. (A try statement costs the good case more than the call.)
+    observer.observe(exchange)
 
 
 cdef int _grow(fs_out *out, size_t room) except -1:

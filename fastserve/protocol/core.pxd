@@ -96,6 +96,7 @@ cdef extern from "proxy.h" nogil:
         fs_address source
         fs_address destination
 
+    enum: FS_PROXY_V1_MAX
     int fs_proxy_parse(const uint8_t *data, size_t len, fs_proxy *out)
     unsigned fs_address_parse(const uint8_t *p, size_t len, fs_address *out)
     bint fs_address_within(const fs_address *address, const fs_address *network, unsigned bits)
@@ -368,6 +369,8 @@ cdef extern from "logline.h" nogil:
         uint32_t kind
         uint32_t len
         const uint8_t *text
+        const uint8_t *tail
+        size_t tail_len
 
     ctypedef struct fs_log_facts:
         const fs_request_head *head
@@ -376,6 +379,7 @@ cdef extern from "logline.h" nogil:
         fs_log_text peer
         fs_log_text time
         fs_log_text pid
+        fs_log_text id
         const fs_log_text *found
         unsigned status
         uint64_t body_bytes
@@ -414,6 +418,7 @@ cdef extern from "logline.h" nogil:
         FS_LOG_QUEUE
         FS_LOG_HANDLER
         FS_LOG_SENDING
+        FS_LOG_ID
         FS_LOG_FIELD
 
     fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bint json)

@@ -37,6 +37,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, strlen
 
 from fastserve.protocol.board cimport READY, bit, take_bits
+from fastserve.protocol.core cimport FS_PROXY_V1_MAX
 from fastserve.protocol.timers cimport precise_now
 
 cdef extern from *:
@@ -281,6 +282,11 @@ cdef enum:
     PIECES_MAX = 64           # of one writev
     FILE_TURN = 2097152       # bytes of files sent to one peer before others get their turn
 
+cdef bytes PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"   # of version 2, and shorter than any header of version 1
+cdef enum:
+    PROXY_SIGNED = 12         # its length,
+    PROXY_V2_HEAD = 16        # and that of what has the length of the rest in it
+
 cdef double CHECK_SECONDS = 0.03   # that a sibling has to take what was left to it: on a busy machine it is not awake at once
 cdef double PAUSE_SECONDS = 0.1    # without accepting, when there are no descriptors left
 
@@ -294,11 +300,47 @@ cdef class Host:
     cdef object protocol(self):
         raise NotImplementedError
 
+    cdef bint introduced(self, object peername):
+        return False
+
+    cdef object protocol_of(self, bytes header):
+        raise NotImplementedError
+
     cdef bint full(self):
         return False
 
     cdef bint room(self) except -1:
         return True
+
+
+async def _proxy_header(loop, sock):
+    """The bytes of a PROXY protocol header, or of what is none, as far as that is seen. Nothing behind it is read."""
+    sock.setblocking(False)
+    header = await _exactly(loop, sock, b"", PROXY_SIGNED)
+    if header == PROXY_SIGNATURE:
+        header = await _exactly(loop, sock, header, PROXY_V2_HEAD)
+        return await _exactly(loop, sock, header, PROXY_V2_HEAD + int.from_bytes(header[14:16], "big"))
+    if not header.startswith(b"PROXY "):
+        return header
+    while not header.endswith(b"\n") and len(header) < FS_PROXY_V1_MAX:
+        # Its end is not announced: take what is there, up to the line end in it.
+        more = b""
+        try:
+            more = sock.recv(FS_PROXY_V1_MAX - len(header), socket.MSG_PEEK)
+        except BlockingIOError:
+            pass
+        end = more.find(b"\n") + 1
+        header = await _exactly(loop, sock, header, len(header) + (end or len(more) or 1))
+    return header
+
+
+async def _exactly(loop, sock, header, size):
+    while len(header) < size:
+        more = await loop.sock_recv(sock, size - len(header))
+        if not more:
+            raise ConnectionResetError("it ended inside of a PROXY protocol header")
+        header += more
+    return header
 
 
 cdef class Driver:
@@ -575,15 +617,30 @@ cdef class Driver:
         try:
             if tls is None:
                 await self.loop.connect_accepted_socket(self.host.protocol, sock)
+            elif self.host.introduced(sock.getpeername()):
+                # The PROXY protocol's header comes in the clear, before the handshake. The loop's TLS begins at the first byte
+                # that it sees, so the header is read here, to its last byte and not beyond.
+                header = await asyncio.wait_for(_proxy_header(self.loop, sock), tls.handshake_timeout)
+                connection = self.host.protocol_of(header)
+                if connection is None:
+                    raise ConnectionError("no PROXY protocol header came before it")
+                await self._shake_hands(sock, lambda: connection)
             else:
-                await self.loop.connect_accepted_socket(
-                    self.host.protocol, sock, ssl=tls.context, ssl_handshake_timeout=tls.handshake_timeout,
-                    ssl_shutdown_timeout=tls.shutdown_timeout,
-                )
+                await self._shake_hands(sock, self.host.protocol)
         except OSError as error:
             sock.close()  # the peer left meanwhile, or there was no handshake: plain HTTP, an old version, no certificate
             if tls is not None:
                 logger.debug("no TLS handshake: %s", error)
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+
+    async def _shake_hands(self, sock, protocol):
+        tls = self.tls
+        await self.loop.connect_accepted_socket(
+            protocol, sock, ssl=tls.context, ssl_handshake_timeout=tls.handshake_timeout,
+            ssl_shutdown_timeout=tls.shutdown_timeout,
+        )
 
     cdef int _whose(self) noexcept:
         # The seat that the next connection belongs to: ours, unless a sibling has clearly fewer connections and is at hand.

@@ -34,6 +34,7 @@ cdef class Exchange:
     cdef Request _request
     cdef Forwarded _forwarded
     cdef bint _forwarded_known
+    cdef bytes _id
     cdef RequestBody body             # None: no body
     cdef readonly unsigned status     # of the final response; 0 before
     cdef readonly uint64_t body_sent  # response body bytes
@@ -55,6 +56,7 @@ cdef class Exchange:
     cdef fs_request_head *head(self) except NULL      # valid until the exchange is over
     cdef Request request(self)                        # made once; inside handle(), or later if keep_head() was called there
     cdef Forwarded forwarded(self)                    # what a trusted proxy says of the client, or None; read in handle()
+    cdef bytes id(self)                               # what a trusted proxy calls it, otherwise one of ours; made once
     cdef object peer(self)                            # the client, as getpeername() would say it
     cdef int keep_head(self) except -1
     cdef int drop_head(self) except -1                # handle() has returned: `data` is not ours any more
@@ -86,6 +88,7 @@ cdef class Exchange:
     cdef int gone(self, object error) except -1       # the peer left, or broke a rule: tell the body and the call
 
     cdef fs_out *_head_1xx(self, unsigned status, bytes protocol, object headers, bint *date, bint *server) except NULL
+    cdef int _take_id(self) except -1
     cdef int _check_open(self) except -1
     cdef int _check_start(self, unsigned status) except -1
     cdef int _write_fields(self, fs_out **out, object headers, int64_t *content_length, bint *close, bint *date,

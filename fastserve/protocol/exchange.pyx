@@ -22,7 +22,8 @@ from fastserve.protocol.core cimport (
     fs_error, fs_error_info, fs_field_id, fs_response_chunk, fs_response_chunk_head, fs_response_content_length, fs_response_field, fs_response_number,
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal, fs_trailer_allowed,
 )
-from fastserve.protocol.forwarded cimport forwarded_of
+from fastserve.protocol.forwarded cimport forwarded_of, said_id
+from fastserve.protocol.request cimport new_id
 from fastserve.protocol.timers cimport precise_now
 from fastserve.protocol.wire cimport FilePiece, OpenFile
 
@@ -86,6 +87,23 @@ cdef class Exchange:
                                                self.data + head.host.off, head.host.len)
         return self._forwarded
 
+    cdef bytes id(self):
+        if self._id is None:
+            self._take_id()
+            if self._id is None:
+                self._id = new_id()
+        return self._id
+
+    cdef int _take_id(self) except -1:
+        # What a trusted proxy calls this request; it can be read as long as the head lies there.
+        if self._id is None and self.data != NULL and self.channel is not None and self.channel.trust is not None:
+            self._id = said_id(self.channel.trust, self.data, self.fields, self.channel.conn.head.fields_count)
+        return 0
+
+    def request_id(self):
+        """bytes: for Request, which is below and knows no Exchange."""
+        return self.id()
+
     cdef object peer(self):
         cdef Forwarded said = self.forwarded()
         if said is not None and said.client is not None:
@@ -119,7 +137,7 @@ cdef class Exchange:
         else:
             self._request = Request.make(self, self.channel, owner, data, head, self.fields, self.body)
         self._request._forwarded = said
-        return 0
+        return self._take_id()
 
     cdef int drop_head(self) except -1:
         self.data = NULL

@@ -25,6 +25,8 @@ cdef class Trust:
     cdef bint unix
     cdef unsigned fields            # ForwardedField, ORed; 0: no field is read
     cdef readonly bint proxy_protocol
+    cdef bytes request_id           # the field in which they say the id of a request, in lower case; None: in none
+    cdef unsigned _request_id       # its number in the core's table, or FS_FIELD_UNKNOWN
     cdef Network *_networks
     cdef int _count
     cdef dict _seen                 # host of a peer -> was it trusted? Bounded.
@@ -44,4 +46,6 @@ cdef class Forwarded:
 # None: none of the fields that are believed is there. `own`: the Host of the request.
 cdef Forwarded forwarded_of(Trust trust, const uint8_t *data, const fs_field *fields, uint32_t count,
                             const uint8_t *own, Py_ssize_t own_length)
+# What a field of theirs says is the id of this request; None: none does, or nothing that could be one.
+cdef bytes said_id(Trust trust, const uint8_t *data, const fs_field *fields, uint32_t count)
 cdef tuple proxied_address(uint8_t family, const fs_address *address, uint16_t port)   # as getpeername() says it

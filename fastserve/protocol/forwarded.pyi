@@ -9,7 +9,12 @@ FIELDS: dict[str, int]
 
 class Trust:
     def __new__(
-        cls, peers: Iterable[str] = (), fields: Iterable[str] = (), *, proxy_protocol: bool = False
+        cls,
+        peers: Iterable[str] = (),
+        fields: Iterable[str] = (),
+        *,
+        proxy_protocol: bool = False,
+        request_id: str | None = None,
     ) -> Trust: ...
     @property
     def proxy_protocol(self) -> bool: ...

@@ -77,5 +77,6 @@ cdef class Namespace:
     cdef dict _values
 
 
+cdef bytes new_id()                                                       # 16 hex digits that no other request has
 cdef object path_text(const uint8_t *p, Py_ssize_t n, bint has_percent)   # percent-decoded UTF-8; U+FFFD for the rest
 cdef bytes path_bytes(const uint8_t *p, Py_ssize_t n)                     # percent-decoded

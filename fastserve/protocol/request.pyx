@@ -23,9 +23,10 @@ from fastserve.protocol.core cimport (
 )
 from fastserve.protocol.headers cimport Headers
 
+import os
 from asyncio import get_running_loop
+from codecs import lookup as lookup_codec
 from collections import deque
-from uuid import uuid4
 
 from fastserve.errors import HTTPException
 from fastserve.protocol.headers import Address, QueryParams, URL, cookie_parser
@@ -51,7 +52,40 @@ cdef object _json_decoder():
 
 json_decode = _json_decoder()
 
+# Python has them among its codecs; no text is sent in them, and some need quadratic time.
+cdef frozenset NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"))
 cdef tuple METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+
+
+cdef const char *HEX = b"0123456789abcdef"
+cdef uint64_t _next_id
+
+
+def _begin_ids():
+    global _next_id
+    _next_id = int.from_bytes(os.urandom(8), "little")
+
+
+_begin_ids()
+os.register_at_fork(after_in_child=_begin_ids)   # siblings must not count from the same number
+
+
+cdef bytes new_id():
+    # A number of this process, from a random one on, and mixed (the last steps of splitmix64, which map each number to another
+    # one): ids do not repeat here before 2^64 of them, and differ at a glance.
+    global _next_id
+    cdef uint64_t n = _next_id
+    cdef bytes text = PyBytes_FromStringAndSize(NULL, 16)
+    cdef char *out = PyBytes_AS_STRING(text)
+    cdef int i
+    _next_id = n + 1
+    n = (n ^ (n >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    n = (n ^ (n >> 27)) * <uint64_t>0x94D049BB133111EB
+    n ^= n >> 31
+    for i in range(16):
+        out[i] = HEX[n >> 60]
+        n <<= 4
+    return text
 
 
 cdef object path_text(const uint8_t *p, Py_ssize_t n, bint has_percent):
@@ -417,6 +451,13 @@ cdef class Request:
         return self._scheme
 
     @property
+    def peer_certificate(self):
+        """The client's certificate as ssl.SSLSocket.getpeercert() gives it: a dict with `subject`, `issuer`, `serialNumber`,
+        `notBefore`, `notAfter`, perhaps `subjectAltName`. None without TLS, or if the client showed none (`ssl_cert_reqs`)."""
+        secure = None if self._channel is None else (<Channel>self._channel).info("ssl_object")
+        return None if secure is None else secure.getpeercert() or None
+
+    @property
     def state(self):
         """Namespace of this request, filled with what the lifespan yielded."""
         if self._state is None:
@@ -425,9 +466,10 @@ cdef class Request:
 
     @property
     def id(self):
-        """str, 32 hex digits, unique to this request; made when first read."""
+        """str: what a trusted proxy calls this request, otherwise 16 hex digits, made when first asked for. The access log has
+        the same. It tells requests apart; it is no secret."""
         if self._id is None:
-            self._id = uuid4().hex
+            self._id = (new_id() if self._exchange is None else <bytes>self._exchange.request_id()).decode("ascii")
         return self._id
 
     # --- the body ---
@@ -460,16 +502,12 @@ cdef class Request:
     async def text(self):
         """The body as str, by the charset of Content-Type, else UTF-8. HTTPException(400) if it is not that."""
         data = await self.body()
-        charset = "utf-8"
-        content_type = self.headers.get("content-type", "")
-        if "charset=" in content_type.lower():
-            from email.message import Message
-            message = Message()
-            message["content-type"] = content_type
-            charset = message.get_content_charset("utf-8")
+        charset = _charset(self.headers.get("content-type", ""))
         try:
+            if lookup_codec(charset).name in NO_CHARSETS:
+                raise LookupError(charset)
             return data.decode(charset)
-        except (LookupError, UnicodeDecodeError) as error:
+        except (LookupError, UnicodeError) as error:
             raise HTTPException(400, f"The body is not {charset} text") from error
 
     async def json(self):
@@ -517,6 +555,46 @@ cdef class Request:
 
     def __repr__(self):
         return f"<Request {self.method} {self.raw_target().decode('latin-1')}>"
+
+
+cdef str _charset(str content_type):
+    """The parameter charset of a Content-Type (RFC 9110 section 8.3.1); "utf-8" if there is none. Each character is looked at
+    once: email.message, which knows the syntax too, needs seconds for a long row of semicolons between quotes."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t n = len(content_type)
+    cdef Py_ssize_t start
+    cdef str name
+    cdef list quoted
+    while i < n and content_type[i] != ";":
+        i += 1
+    while i < n:
+        i += 1
+        start = i
+        while i < n and content_type[i] != ";" and content_type[i] != "=":
+            i += 1
+        name = content_type[start:i].strip().lower()
+        if i == n or content_type[i] == ";":
+            continue
+        i += 1
+        start = i
+        if i < n and content_type[i] == '"':
+            quoted = []
+            i += 1
+            while i < n and content_type[i] != '"':
+                i += content_type[i] == "\\"
+                if i < n:
+                    quoted.append(content_type[i])
+                    i += 1
+            value = "".join(quoted)
+            while i < n and content_type[i] != ";":
+                i += 1
+        else:
+            while i < n and content_type[i] != ";":
+                i += 1
+            value = content_type[start:i].strip()
+        if name == "charset":
+            return value
+    return "utf-8"
 
 
 cdef object _address(object name):

@@ -80,6 +80,7 @@ cdef class Service(Host):
     cdef int64_t _second
     cdef bytes _server_line
     cdef readonly bint date_header   # RFC 9110 6.6.1: a server with a clock sends it; off only on an operator's word
+    cdef readonly bytes id_field     # in which ASGI and WSGI applications find the id of a request, in lower case, or None
     cdef list default_fields         # [(name, value)] of every final response, or None; read by Connection
 
     cdef SimpleHead _simple[8]

@@ -25,6 +25,8 @@ import os
 import socket
 import sys
 
+from fastserve.errors import ConfigError
+
 
 logger = logging.getLogger("fastserve")
 
@@ -48,12 +50,13 @@ cdef class Service(Host):
     server_header: send "server: fastserve". date_header: send Date. fields: (name in lower case, value) pairs of bytes for
     every final response that does not set the name itself. half_close: a peer that shuts down its sending side is still there (by default
     its FIN means that it is gone, as in hyper and nginx). board, seat: the Board that siblings share and our seat on it;
-    None: nobody beside us. trust: Trust, which peers are proxies of ours; None: nobody is.
+    None: nobody beside us. trust: Trust, which peers are proxies of ours; None: nobody is. id_field: a field, in lower case, in
+    which ASGI and WSGI applications find the id of each request.
     """
 
     def __cinit__(self, loop, Handler handler not None, Limits limits=None, Observer observer=None, *,
                   bint server_header=True, bint date_header=True, fields=(), bint half_close=False, Board board=None, int seat=0, Trust trust=None,
-                  exempt=()):
+                  exempt=(), bytes id_field=None):
         cdef int index
         self.loop = loop
         self.handler = handler
@@ -61,6 +64,7 @@ cdef class Service(Host):
         self.observer = observer
         self.half_close = half_close
         self.trust = trust
+        self.id_field = id_field
         self.core_limits = self.limits.core
         if handler.limits_bodies:
             self.core_limits.body_bytes_max = FS_UNLIMITED  # the handler is asked for each
@@ -206,6 +210,13 @@ cdef class Service(Host):
     cdef object protocol(self):
         return self.connect()
 
+    cdef bint introduced(self, object peername):
+        return self.trust is not None and self.trust.proxy_protocol and self.trust.peer(peername)
+
+    cdef object protocol_of(self, bytes header):
+        connection = self.connect()
+        return connection if connection.introduced(header) else None
+
     # ------------------------------------------------------------------------------------- station 1: accept
 
     async def listen(self, by_slot, int slot=0, object tls=None):
@@ -218,6 +229,8 @@ cdef class Service(Host):
         try:
             self.driver = Driver(self.loop, self, self.board, self._seat_index, own_wire=own_wire, tls=tls)
         except (OSError, NotImplementedError):  # no epoll, or a loop without add_reader()
+            if tls is not None and self.trust is not None and self.trust.proxy_protocol:
+                raise ConfigError("proxy-protocol before TLS needs Linux, and a loop that has add_reader()") from None
             await self._listen_with_loop(by_slot[slot], tls)
             return
         self.driver.listen(by_slot, slot, stamps=self.limits.shed_after > 0 and own_wire)

@@ -28,7 +28,8 @@ cdef class AccessLog(Observer):
     cdef uint64_t _lines
     cdef uint64_t _told           # dropped lines that were written about
     cdef uint64_t _dropped
-    cdef bint _timed              # the format has a time
+    cdef bint _timed              # the format has a time,
+    cdef bint _named_requests     # or the id of the request
     cdef int64_t _second          # of `_clock`, seconds since 1970
     cdef bytearray _clock         # the time of that second, as the format wants it
     cdef bytes _pid

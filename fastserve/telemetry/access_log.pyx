@@ -23,7 +23,7 @@ from libc.string cimport memcmp, memcpy
 
 from fastserve.protocol.core cimport (
     FS_LOG_BYTES, FS_LOG_BYTES_OR_DASH, FS_LOG_DASH, FS_LOG_FIELD, FS_LOG_FOUND, FS_LOG_HANDLER, FS_LOG_HOST,
-    FS_LOG_LITERAL, FS_LOG_METHOD, FS_LOG_MS, FS_LOG_MS_DECIMAL, FS_LOG_PATH, FS_LOG_PEER, FS_LOG_PID, FS_LOG_PORT,
+    FS_LOG_ID, FS_LOG_LITERAL, FS_LOG_METHOD, FS_LOG_MS, FS_LOG_MS_DECIMAL, FS_LOG_PATH, FS_LOG_PEER, FS_LOG_PID, FS_LOG_PORT,
     FS_LOG_PROTOCOL, FS_LOG_QUERY, FS_LOG_QUEUE, FS_LOG_REQUEST_LINE, FS_LOG_S, FS_LOG_SENDING, FS_LOG_SLACK,
     FS_LOG_STATUS, FS_LOG_S_DECIMAL, FS_LOG_TIME, FS_LOG_US, FS_LOG_VERSION, fs_log_line, fs_log_line_room,
     fs_text_equal,
@@ -46,7 +46,7 @@ ATOMS = {
     "U": FS_LOG_PATH, "q": FS_LOG_QUERY, "H": FS_LOG_PROTOCOL, "s": FS_LOG_STATUS, "B": FS_LOG_BYTES,
     "b": FS_LOG_BYTES_OR_DASH, "T": FS_LOG_S, "M": FS_LOG_MS, "D": FS_LOG_US, "L": FS_LOG_S_DECIMAL, "p": FS_LOG_PID,
     "peer": FS_LOG_PEER, "port": FS_LOG_PORT, "ms": FS_LOG_MS_DECIMAL, "version": FS_LOG_VERSION,
-    "queue": FS_LOG_QUEUE, "handler": FS_LOG_HANDLER, "send": FS_LOG_SENDING,
+    "queue": FS_LOG_QUEUE, "handler": FS_LOG_HANDLER, "send": FS_LOG_SENDING, "request_id": FS_LOG_ID,
 }
 """Name of an atom, as in %(name)s, to what it stands for. %(f)s and %(a)s are fields of the request: Referer, User-Agent."""
 FIELDS = {"f": "referer", "a": "user-agent"}
@@ -61,7 +61,7 @@ JSON = [
     ("timestamp", "t"), ("client.address", "h"), ("client.port", "port"), ("http.request.method", "m"), ("url.path", "U"),
     ("url.query", "q"), ("network.protocol.version", "version"), ("http.response.status_code", "s"),
     ("http.response.body.size", "B"), ("http.server.request.duration", "L"), ("user_agent.original", "a"),
-    ("process.pid", "p"),
+    ("http.request.id", "request_id"), ("process.pid", "p"),
 ]
 """Members of a line of JSON, in order, and their atoms. Durations are in seconds."""
 
@@ -99,6 +99,18 @@ def parse_format(text: str) -> list[tuple[int, str]]:
     return [*pieces, (FS_LOG_LITERAL, literal + "\n")]
 
 
+def _with_tails(pieces):
+    """(kind, text, the literal that stands behind it): one turn of csrc/logline.c for both."""
+    found = []
+    for kind, text in pieces:
+        if kind == FS_LOG_LITERAL and found:
+            before, name, tail = found.pop()
+            found.append((before, name, tail + text))
+        else:
+            found.append((kind, text, ""))
+    return found
+
+
 def _atom(name: str):
     if name in ATOMS:
         return ATOMS[name], ""
@@ -118,8 +130,8 @@ cdef class AccessLog(Observer):
 
     def __cinit__(self, to=None, format="default", exclude=()):
         cdef uint32_t index
-        cdef bytes piece
-        pieces = parse_format(format)
+        cdef bytes piece, tail
+        pieces = _with_tails(parse_format(format))
         self._facts.json = FORMATS.get(format, format) == "json"
         self._count = len(pieces)
         self._pieces = <fs_log_piece *>malloc(self._count * sizeof(fs_log_piece))
@@ -128,13 +140,16 @@ cdef class AccessLog(Observer):
             raise MemoryError
         self._texts = []
         self._lookups = {}
-        for index, (kind, text) in enumerate(pieces):
+        for index, (kind, text, behind) in enumerate(pieces):
             piece = text.encode("utf-8", "surrogateescape") + bytes(FS_LOG_SLACK)
-            self._texts.append(piece)
+            tail = behind.encode("utf-8", "surrogateescape") + bytes(FS_LOG_SLACK)
+            self._texts += (piece, tail)
             if kind in (FS_LOG_QUEUE, FS_LOG_HANDLER, FS_LOG_SENDING):
                 self.wants_moments = True
             elif kind == FS_LOG_TIME:
                 self._timed = True
+            elif kind == FS_LOG_ID:
+                self._named_requests = True
             elif kind == ANSWER_FIELD:
                 self.wants_fields = True
             if kind in (USER, ANSWER_FIELD, FS_LOG_FIELD):
@@ -142,6 +157,8 @@ cdef class AccessLog(Observer):
             self._pieces[index].kind = FS_LOG_FOUND if kind < 0 else kind
             self._pieces[index].text = <const uint8_t *>PyBytes_AS_STRING(piece)
             self._pieces[index].len = PyBytes_GET_SIZE(piece) - FS_LOG_SLACK
+            self._pieces[index].tail = <const uint8_t *>PyBytes_AS_STRING(tail)
+            self._pieces[index].tail_len = PyBytes_GET_SIZE(tail) - FS_LOG_SLACK
         self._needs = fs_log_line_room(self._pieces, self._count, self._facts.json)
         self._excluded = {os.fsencode(path): None for path in exclude if not path.endswith("*")}
         self._excluded_prefixes = tuple(os.fsencode(path.removesuffix("*")) for path in exclude if path.endswith("*"))
@@ -169,7 +186,7 @@ cdef class AccessLog(Observer):
         cdef size_t source
         cdef int64_t ns
         if exchange.data != NULL:
-            facts.head, facts.data, facts.fields = exchange.head(), exchange.data, exchange.fields
+            facts.head, facts.data, facts.fields = &exchange.channel.conn.head, exchange.data, exchange.fields
         elif exchange._request is not None:  # its fields may have been taken over by Headers
             facts.head, facts.data, facts.fields = &exchange._request.head, exchange._request._data, NULL
         else:
@@ -184,6 +201,10 @@ cdef class AccessLog(Observer):
         if self._timed:
             self._tell_time()
         source = facts.peer.len + facts.time.len + facts.pid.len
+        if self._named_requests:
+            facts.id.p = <const uint8_t *>PyBytes_AS_STRING(exchange.id())   # the exchange keeps it
+            facts.id.len = PyBytes_GET_SIZE(exchange.id())
+            source += facts.id.len
         if facts.head != NULL:
             source += facts.head.end
         if self._lookups:

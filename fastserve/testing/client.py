@@ -12,6 +12,7 @@ native or a WSGI application Server.on_exception tells.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,8 @@ class TestClient(httpx.Client):
 
     `raise_server_exceptions`: what the application raises is raised by the request that it was to answer. A request to an
     ASGI application returns when the application has: background tasks are over. `options` are those of the command line,
-    with underscores. Other arguments are httpx's; there is no timeout unless one is given. Not for several threads at once.
+    with underscores; with `ssl_certfile` it is https, and `cert` is the client's own certificate: a file, or with that of
+    its key. Other arguments are httpx's; there is no timeout unless one is given. Not for several threads at once.
     """
 
     __test__ = False  # for pytest, which takes it for a class of tests
@@ -57,6 +59,7 @@ class TestClient(httpx.Client):
         raise_server_exceptions: bool = True,
         root_path: str = "",
         *,
+        cert: str | tuple[str, str] | None = None,
         headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         cookies: dict[str, str] | httpx.Cookies | None = None,
         auth: Any = None,
@@ -67,7 +70,9 @@ class TestClient(httpx.Client):
         default_encoding: str | Callable[[bytes], str] = "utf-8",
         **options: Any,
     ) -> None:
-        self._served = _Transport(app, {"root_path": root_path, **options}, raise_server_exceptions)
+        self._served = _Transport(app, {"root_path": root_path, **options}, raise_server_exceptions, cert)
+        if self._served.context is not None and base_url.startswith("http:"):
+            base_url = "https:" + base_url.removeprefix("http:")
         fields = httpx.Headers(headers)
         fields.setdefault("user-agent", "testclient")
         super().__init__(
@@ -211,12 +216,15 @@ def _is_departure(error: BaseException) -> bool:
 class _Transport(httpx.BaseTransport):
     """Sends every request to a server of ours, and starts that if there is none."""
 
-    def __init__(self, app: Any, options: dict[str, Any], raises: bool) -> None:
+    def __init__(
+        self, app: Any, options: dict[str, Any], raises: bool, cert: str | tuple[str, str] | None = None
+    ) -> None:
         self._options = {name: value for name, value in options.items() if not (name == "root_path" and value == "")}
         for name in ("host", "port", "bind", "uds", "fd", "lifespan"):
             if name in options:
                 raise TypeError(f"TestClient decides about {name!r} itself")
         config = Config.embedded(app, {**self._options, "port": 0})
+        self.context = _client_context(cert) if config.tls else None
         self._app, self._interface = load_application(config)
         self._options.pop("factory", None)
         self.calls = _Calls(raises)
@@ -234,7 +242,7 @@ class _Transport(httpx.BaseTransport):
         if not self._interface.startswith("asgi"):
             live.server.on_exception = self.calls.tell
         live.start()
-        inner = httpx.HTTPTransport(trust_env=False)
+        inner = httpx.HTTPTransport(trust_env=False, verify=self.context or True)
         self._live, self._inner = live, inner
         self.calls.alive = lambda: live.alive
         self._finalizer = weakref.finalize(self, _let_go, live, inner)
@@ -263,8 +271,9 @@ class _Transport(httpx.BaseTransport):
         return "127.0.0.1", self._live.server.port
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.scheme != "http":
-            raise httpx.UnsupportedProtocol(f"TestClient speaks http, not {request.url.scheme!r}: {request.url}")
+        scheme = "http" if self.context is None else "https"
+        if request.url.scheme != scheme:
+            raise httpx.UnsupportedProtocol(f"TestClient speaks {scheme}, not {request.url.scheme!r}: {request.url}")
         host, port = self.address
         inner = self._inner
         assert inner is not None
@@ -273,7 +282,7 @@ class _Transport(httpx.BaseTransport):
             request.url.copy_with(host=host, port=port),
             headers=request.headers,
             stream=request.stream,
-            extensions=request.extensions,
+            extensions={"sni_hostname": request.url.host, **request.extensions},
         )
         try:
             response = inner.handle_request(moved)
@@ -288,6 +297,16 @@ class _Transport(httpx.BaseTransport):
             stream=_Stream(response.stream, self.calls, tuple(client[:2])),
             extensions=response.extensions,
         )
+
+
+def _client_context(cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    """For a server of our own, on this machine: whether it is the right one is no question."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if cert is not None:
+        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    return context
 
 
 class _Stream(httpx.SyncByteStream):

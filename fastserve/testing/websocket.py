@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from types import TracebackType
@@ -37,6 +38,7 @@ class _Calls(Protocol):
 
 class _Served(Protocol):
     calls: Any
+    context: ssl.SSLContext | None  # with TLS
 
     @property
     def address(self) -> tuple[str, int]: ...
@@ -72,6 +74,8 @@ class WebSocketSession:
         self._socket = socket.create_connection(self._served.address)
         self._client = self._socket.getsockname()[:2]
         try:
+            if self._served.context is not None:
+                self._socket = self._served.context.wrap_socket(self._socket, server_hostname=self._request.url.host)
             self._handshake(self._socket)
         except BaseException:
             self._drop()

@@ -32,7 +32,7 @@ class Way:
     """One way through a proxy: where it listens, what is behind it, in which mode."""
 
     interface: str
-    mode: str  # fields, unix, proxy-v1, proxy-v2
+    mode: str  # fields, unix, proxy-v1, proxy-v2, proxy-tls
     upstream: str  # HOST:PORT, or the path of a Unix socket
     port: int = 0
 
@@ -107,7 +107,9 @@ defaults
         upstream = f"unix@{way.upstream}" if way.mode == "unix" else way.upstream
         text += f"listen way{number}\n  bind 127.0.0.1:{way.port}\n"
         if way.mode.startswith("proxy"):
-            text += f"  mode tcp\n  server app {upstream} send-proxy{'-v2' if way.mode == 'proxy-v2' else ''}\n"
+            version = "" if way.mode == "proxy-v1" else "-v2"
+            tls = " ssl verify none" if way.mode == "proxy-tls" else ""  # the header first, and then the handshake
+            text += f"  mode tcp\n  server app {upstream} send-proxy{version}{tls}\n"
         else:
             text += f"""  mode http
   http-request del-header X-Forwarded-For
@@ -141,7 +143,7 @@ http://127.0.0.1:{way.port} {{
 
 PROXIES: dict[str, tuple[Callable[[Path, list[Way]], tuple[list[str], str]], tuple[str, ...]]] = {
     "nginx": (nginx, ("fields", "unix")),
-    "haproxy": (haproxy, ("fields", "unix", "proxy-v1", "proxy-v2")),
+    "haproxy": (haproxy, ("fields", "unix", "proxy-v1", "proxy-v2", "proxy-tls")),
     "caddy": (caddy, ("fields", "unix")),  # the PROXY protocol from 2.7 on
 }
 
@@ -201,6 +203,10 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+DATA = Path(__file__).resolve().parents[1] / "data"
+TLS = {"ssl_certfile": str(DATA / "localhost.crt"), "ssl_keyfile": str(DATA / "localhost.key")}
+
+
 @pytest.fixture(scope="module", params=list(PROXIES))
 def ways(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Way]]:
     folder = tmp_path_factory.mktemp("proxies")
@@ -215,7 +221,9 @@ def ways(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                     options["uds"] = upstream
                     stack.enter_context(serving(make(), **options))
                 else:
-                    upstream = stack.enter_context(serving(make(), **options)).removeprefix("http://")
+                    if mode == "proxy-tls":
+                        options |= TLS
+                    upstream = stack.enter_context(serving(make(), **options)).partition("://")[2]
                 found.append(Way(interface, mode, upstream))
         for attempt in range(3):  # between our look and the proxy's bind, a port may be somebody else's
             give_ports(found)
@@ -241,7 +249,8 @@ def test_the_client_is_known_and_cannot_be_another(ways: list[Way]) -> None:
                 assert found["client"][0] == CLIENT, (way, headers, found)
                 if not way.mode.startswith("proxy") or way.interface == "asgi":
                     assert found["host"] == f"127.0.0.1:{way.port}", (way, headers, found)
-                assert found["scheme"] == "http" and not found.get("root"), (way, headers, found)
+                scheme = "https" if way.mode == "proxy-tls" else "http"
+                assert found["scheme"] == scheme and not found.get("root"), (way, headers, found)
 
 
 def test_the_pages_say_what_is_tried(tmp_path: Path) -> None:
@@ -261,7 +270,7 @@ def test_websockets_pass(ways: list[Way]) -> None:
             continue
         sock = socket.create_connection(("127.0.0.1", way.port), LIMIT, source_address=(CLIENT, 0))
         with connect(f"ws://127.0.0.1:{way.port}/talk", sock=sock, additional_headers=list(SPOOF)) as client:
-            assert client.recv(timeout=LIMIT) == f"{CLIENT} ws", way
+            assert client.recv(timeout=LIMIT) == f"{CLIENT} {'wss' if way.mode == 'proxy-tls' else 'ws'}", way
             for message in ("häßlich", b"x" * 100_000):
                 client.send(message)
                 assert client.recv(timeout=LIMIT) == message

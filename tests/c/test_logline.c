@@ -85,7 +85,20 @@ static void test_numbers(void) {
   number(0, "0");
   number(9, "9");
   number(10, "10");
+  number(99, "99");
+  number(100, "100");
   number(200, "200");
+  number(999, "999");
+  number(1000, "1000");
+  number(1001, "1001");
+  number(12345, "12345");
+  for (uint64_t ten = 1, n = 0; n < 20; n++, ten *= 10) { /* each count of digits, at both of its ends */
+    char text[32];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)ten);
+    number(ten, text);
+    snprintf(text, sizeof text, "%llu", (unsigned long long)(ten - 1));
+    number(ten - 1, text);
+  }
   number(UINT64_MAX, "18446744073709551615");
   fixed(0, 3, "0.000");
   fixed(1, 6, "0.000001");
@@ -105,7 +118,7 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
   fs_log_text found[32] = {0};
   fs_log_facts facts = {
     .peer = {peer, 14}, .time = {when, 5}, .pid = {pid, 4}, .found = found, .status = 200,
-    .body_bytes = 1234, .ns = 1234567891, .moments = moments, .json = json,
+    .body_bytes = 1234, .ns = 1234567891, .moments = moments, .json = json, .id = {(const uint8_t *)"a\"b-c", 5},
   };
   if (request != NULL) {
     size_t len = strlen(request);
@@ -117,7 +130,7 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
     facts.fields = fields;
   }
   fs_log_room needs = fs_log_line_room(pieces, count, json);
-  size_t room = needs.fixed + needs.each * ((request != NULL ? strlen(request) : 0) + 14 + 5 + 4);
+  size_t room = needs.fixed + needs.each * ((request != NULL ? strlen(request) : 0) + 14 + 5 + 4 + 5);
   CHECK(room <= sizeof out);
   memset(out, 0xEE, sizeof out);
   size_t len = fs_log_line(out, pieces, count, &facts);
@@ -131,9 +144,10 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
   }
 }
 
-#define LITERAL(text_) {FS_LOG_LITERAL, sizeof(text_) - 1, (const uint8_t *)text_ "\0\0\0\0\0\0\0\0"}
-#define NAMED(text_) {FS_LOG_FIELD, sizeof(text_) - 1, (const uint8_t *)text_}
-#define KIND(kind_) {kind_, 0, NULL}
+#define LITERAL(text_) {FS_LOG_LITERAL, sizeof(text_) - 1, (const uint8_t *)text_ "\0\0\0\0\0\0\0\0", NULL, 0}
+#define NAMED(text_) {FS_LOG_FIELD, sizeof(text_) - 1, (const uint8_t *)text_, NULL, 0}
+#define KIND(kind_) {kind_, 0, NULL, NULL, 0}
+#define BEFORE(kind_, text_) {kind_, 0, NULL, (const uint8_t *)text_ "\0\0\0\0\0\0\0\0", sizeof(text_) - 1}
 #define LINE(request, json, expected, ...)                                          \
   do {                                                                              \
     const fs_log_piece pieces[] = {__VA_ARGS__};                                    \
@@ -156,6 +170,10 @@ static void test_lines(void) {
   LINE(request, true, "\"GET\" \"/a%20b\" \"q=\\\"1\\\"\" \"x\\\"y\\u00e9\" null null \"192.0.2.7\"", KIND(FS_LOG_METHOD),
        LITERAL(" "), KIND(FS_LOG_PATH), LITERAL(" "), KIND(FS_LOG_QUERY), LITERAL(" "), agent, LITERAL(" "), NAMED("referer"),
        LITERAL(" "), KIND(FS_LOG_FOUND), LITERAL(" "), KIND(FS_LOG_HOST));
+  LINE(request, false, "a\\x22b-c, a long literal behind it|GET [200]", BEFORE(FS_LOG_ID, ", a long literal behind it|"),
+       BEFORE(FS_LOG_METHOD, " ["), BEFORE(FS_LOG_STATUS, "]"));
+  LINE(request, true, "{\"a\\\"b-c\":\"GET\"}", LITERAL("{"), BEFORE(FS_LOG_ID, ":"), BEFORE(FS_LOG_METHOD, "}"));
+  LINE("GET /\\\"\\0123456789 HTTP/1.0\r\n\r\n", false, "GET /\\x5c\\x22\\x5c0123456789 HTTP/1.0", KIND(FS_LOG_REQUEST_LINE));
   LINE("GET / HTTP/1.0\r\n\r\n", false, "\"GET / HTTP/1.0\" / HTTP/1.0", LITERAL("\""), KIND(FS_LOG_REQUEST_LINE),
        LITERAL("\" "), KIND(FS_LOG_PATH), LITERAL(" "), KIND(FS_LOG_PROTOCOL));
   LINE(NULL, false, "- - -  - -", KIND(FS_LOG_REQUEST_LINE), LITERAL(" "), KIND(FS_LOG_METHOD), LITERAL(" "), KIND(FS_LOG_PATH),

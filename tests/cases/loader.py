@@ -22,7 +22,7 @@ BOOK = Path(__file__).resolve().parent
 CSRC = BOOK.parent.parent / "csrc"
 
 # Files beside the chapters that have a format of their own.
-NOT_CHAPTERS = frozenset({"README.md", "responses.md", "websocket-frames.md"})
+NOT_CHAPTERS = frozenset({"README.md", "flaws.md", "responses.md", "websocket-frames.md"})
 
 BLOCKS = ("limits", "variants", "http", "events", "http accepted", "events accepted")
 UNLIMITED = 2**64 - 1

@@ -613,6 +613,11 @@ MISTAKES: dict[str, tuple[list[Any], str, str]] = {
         CUT,
         "after the head of the response",
     ),
+    "hint that splits": (
+        [{"type": "http.response.early_hint", "links": [b"<a>\r\nset-cookie: forged=1"]}],
+        FIVE,
+        "control character in a response field value",
+    ),
     "hint of str": ([{"type": "http.response.early_hint", "links": ["<a>"]}], FIVE, "'links'"),
 }
 

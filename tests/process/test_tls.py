@@ -24,7 +24,7 @@ from fastserve import App, Request, WebSocket
 from fastserve.errors import ConfigError
 from fastserve.process.arguments import parse
 from fastserve.process.config import Config
-from fastserve.process.tls import Certificates
+from fastserve.process.tls import CERTIFICATE, Certificates
 from fastserve.testing import live_server
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -49,11 +49,11 @@ class Authority:
         name = ("-subj", "/CN=an authority for tests", "-days", "30")
         openssl("req", "-x509", *EC, "-nodes", "-keyout", self.key, "-out", self.cert, *name)
 
-    def make(self, name: str, *names: str, days: int = 30, password: str = "") -> tuple[str, str]:
+    def make(self, name: str, *names: str, days: int = 30, password: str = "", subject: str = "") -> tuple[str, str]:
         """Paths of a certificate for these names, and its key."""
         cert, key, request = (self.folder / f"{name}.{end}" for end in ("pem", "key", "csr"))
         hidden = ("-passout", f"pass:{password}") if password else ("-nodes",)
-        openssl("req", *EC, *hidden, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
+        openssl("req", *EC, *hidden, "-keyout", key, "-out", request, "-utf8", "-subj", subject or f"/CN={name}")
         extensions = self.folder / f"{name}.ext"
         alternative = ",".join(f"IP:{n}" if n[0].isdigit() else f"DNS:{n}" for n in names)
         extensions.write_text(f"subjectAltName={alternative}\n" if names else "basicConstraints=CA:FALSE\n")
@@ -252,6 +252,142 @@ def get_or_end(sock: ssl.SSLSocket) -> bytes:
     if not data:
         raise OSError("it ended")
     return data.partition(b"\r\n\r\n")[2]
+
+
+async def index(request: Request) -> dict[str, Any]:
+    return {"certificate": request.peer_certificate}
+
+
+def environ_of(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps({name: value for name, value in environ.items() if name.startswith("SSL_")}).encode()]
+
+
+@LOOPS
+def test_applications_know_the_certificate_of_a_client(
+    authority: Authority, local: dict[str, str], loop: str, tmp_path: Path
+) -> None:
+    known = authority.client()
+    cert, key = authority.make("client", subject='/C=DE/O=A, "B" \\+ C/OU=h\u00e4ft/CN=ted ')
+    known.load_cert_chain(cert, key)
+    options = {"ssl_ca_certs": str(authority.cert), "ssl_cert_reqs": "optional", "loop": loop, **local}
+    app = App()
+    app.add_route("/", index)
+    with live_server(app, **options) as url:
+        for _ in range(2):  # the second is a session resumed, perhaps
+            with tls(url, known) as sock:
+                told = json.loads(get(sock))["certificate"]
+                assert [["commonName", "ted "]] in told["subject"] and [["countryName", "DE"]] in told["subject"]
+                assert told == json.loads(get(sock))["certificate"]
+        with tls(url, authority.client()) as sock:
+            assert json.loads(get(sock)) == {"certificate": None}
+    with live_server(environ_of, **options) as url:
+        with tls(url, known) as sock:
+            told = json.loads(get(sock))
+            assert told == json.loads(get(sock))
+        with tls(url, authority.client()) as sock:
+            assert get(sock) == b"{}"
+    assert told.pop("SSL_CLIENT_CERT").split() == CERTIFICATE.search(Path(cert).read_text())[0].split()  # type: ignore[index]
+    assert told["SSL_CLIENT_VERIFY"] == "SUCCESS" and told["SSL_CLIENT_S_DN_CN"] == "ted "
+    text = told["SSL_CLIENT_S_DN"].encode("latin-1").decode()
+    assert text == 'CN=ted\\ ,OU=h\u00e4ft,O=A\\, \\"B\\" \\+ C,C=DE'
+    assert told["SSL_CLIENT_I_DN"] == "CN=an authority for tests"
+    assert told["SSL_CLIENT_V_END"].endswith("GMT") and int(told["SSL_CLIENT_M_SERIAL"], 16)
+
+
+def test_without_tls_there_is_no_certificate() -> None:
+    app = App()
+    app.add_route("/", index)
+    with live_server(app) as url:
+        assert httpx.get(url).json() == {"certificate": None}
+
+
+# ------------------------------------------------------------------------------- the PROXY protocol before the handshake
+
+
+V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((203, 0, 113, 7, 192, 0, 2, 1, 0x12, 0x67, 1, 0xBB))
+INTRODUCTIONS = {
+    "v1": (b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n", "203.0.113.7"),
+    "v1 IPv6": (b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n", "2001:db8::7"),
+    "v1 UNKNOWN": (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+    "v2": (V2, "203.0.113.7"),
+    "v2 LOCAL": (V2[:12] + b"\x20\0\0\0", "127.0.0.1"),
+}
+
+
+async def who(request: Request) -> str:
+    assert request.client is not None
+    return f"{request.client.host} {request.scheme}"
+
+
+@contextlib.contextmanager
+def introduced(url: str, context: ssl.SSLContext, *pieces: bytes) -> Iterator[ssl.SSLSocket]:
+    """A client behind a proxy that says these bytes first, each in a packet of its own, and the handshake right behind."""
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) as plain:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number, piece in enumerate(pieces):
+            if number:
+                time.sleep(0.002)
+            plain.sendall(piece)
+        with context.wrap_socket(plain, server_hostname="localhost") as sock:
+            yield sock
+
+
+@LOOPS
+def test_the_proxy_protocol_before_the_handshake(authority: Authority, local: dict[str, str], loop: str) -> None:
+    app = App()
+    app.add_route("/", who)
+    context = authority.client()
+    with live_server(app, proxy_protocol=True, loop=loop, timeout_tls_handshake=2.0, **local) as url:
+        port = int(url.rpartition(":")[2])
+        for what, (header, client) in INTRODUCTIONS.items():
+            for pieces in ([header], [header[:5], header[5:]], [header[i : i + 1] for i in range(len(header))]):
+                with introduced(url, context, *pieces) as sock:
+                    for _ in range(2):
+                        assert get(sock) == f"{client} https".encode(), what
+        for wrong in (
+            b"",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"PROXY TCP4 203.0.113.7\r\n",
+            b"PROXY " + b"x" * 200,
+            V2[:12] + bytes(4),
+        ):
+            with socket.create_connection(("127.0.0.1", port), 20) as sock:
+                sock.sendall(wrong + b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(1024))  # as a handshake begins
+                with contextlib.suppress(ConnectionResetError):
+                    assert sock.recv(1) == b"", wrong
+        for silent in (b"", b"PROXY TCP4 203", V2[:14], V2[:20]):  # the time for the handshake is the time for both
+            with socket.create_connection(("127.0.0.1", port), 20) as sock:
+                sock.sendall(silent)
+                assert sock.recv(1) == b""
+        with introduced(url, context, V2) as sock:  # and it serves on
+            assert get(sock) == b"203.0.113.7 https"
+
+
+@LOOPS
+def test_nobody_else_introduces_a_client(authority: Authority, local: dict[str, str], loop: str) -> None:
+    app = App()
+    app.add_route("/", who)
+    context = authority.client()
+    with live_server(app, proxy_protocol=True, forwarded_allow_ips="10.0.0.0/8", loop=loop, **local) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) as sock:
+            sock.sendall(V2)
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) in (b"", b"\x15")  # the end, perhaps behind an alert: it is no handshake
+        with tls(url, context) as sock:
+            assert get(sock) == b"127.0.0.1 https"
+
+
+def test_a_proxy_is_not_counted_as_one_peer(authority: Authority, local: dict[str, str]) -> None:
+    app = App()
+    app.add_route("/", who)
+    context = authority.client()
+    with (
+        live_server(app, proxy_protocol=True, limit_connections_per_peer=1, **local) as url,
+        introduced(url, context, V2) as first,
+        introduced(url, context, V2) as second,
+    ):
+        assert get(first) == get(second) == b"203.0.113.7 https"
 
 
 # ------------------------------------------------------------------------------------------------ which certificate
@@ -567,7 +703,6 @@ def mistakes(authority: Authority, local: dict[str, str], folder: Path) -> list[
             {**both, "ssl_cert_reqs": "required"},
             "ssl-cert-reqs needs ssl-ca-certs: whose client certificates are good?",
         ),
-        ({**both, "proxy_protocol": True}, "proxy-protocol cannot be used with ssl-certfile"),
         ({"ssl_keyfile": key}, "ssl-keyfile needs ssl-certfile"),
         ({"ssl_ca_certs": cert}, "ssl-ca-certs needs ssl-certfile"),
         ({"ssl_certfile": [cert, cert], "ssl_keyfile": key}, "ssl-keyfile is given 1 times, ssl-certfile 2 times"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -302,6 +304,122 @@ def test_the_access_log_names_the_client(maker: Any, capfd: pytest.CaptureFixtur
     assert first.startswith('203.0.113.7:99 - "GET / ') and second.startswith("127.0.0.1:")
 
 
+# -------------------------------------------------------------------------------------------- the id of a request
+
+
+def ids(kind: str) -> Any:
+    """An application that answers with what it finds of the request's id, by interface."""
+    if kind == "native":
+        app = App()
+
+        @app.get("/")
+        async def tell(request: Request) -> list[str]:
+            await asyncio.sleep(0)  # the read is over
+            return [request.id]
+
+        return app
+    if kind == "wsgi":
+
+        def wsgi_ids(environ: Any, start_response: Any) -> list[bytes]:
+            start_response("200 OK", [])
+            return [json.dumps([value for name, value in environ.items() if "REQUEST_ID" in name]).encode()]
+
+        return wsgi_ids
+
+    async def asgi_ids(scope: Any, receive: Any, send: Any) -> None:
+        found = [value.decode() for name, value in scope["headers"] if name.endswith(b"request-id")]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(found).encode()})
+
+    return asgi_ids
+
+
+@pytest.fixture(params=list(MAKERS))
+def ask_id(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Ask an application of this interface for the request's id, and the access log too: they are the same."""
+    kind = request.param
+
+    def ask(*headers: tuple[str, str], **options: Any) -> str:
+        more = {} if kind == "native" else {"request_id": True}
+        if kind == "asgi":
+            more["lifespan"] = "off"
+        form = {"access_log": True, "access_log_format": "%(request_id)s"}
+        with live_server(ids(kind), **form, **more, **options) as url:
+            found = ask_for(url, *headers)
+        (logged,) = capfd.readouterr().out.splitlines()
+        assert found == [logged.replace("\\x22", '"')], "one id, and it is the log's"
+        return str(found[0])
+
+    return ask
+
+
+def ask_for(url: str, *headers: tuple[str, str]) -> Any:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    with contextlib.closing(connection):
+        connection.putrequest("GET", "/")
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return json.loads(answer.read())
+
+
+MADE = re.compile("[0-9a-f]{16}")
+
+
+def test_the_id_of_a_trusted_proxy(ask_id: Any) -> None:
+    for said in ("7", "550e8400-e29b-41d4-a716-446655440000", 'a!"~', "x" * 128):
+        assert ask_id(("X-Request-ID", said), ("Cookie", "a=b")) == said
+
+
+def test_another_field_says_it(ask_id: Any) -> None:
+    said = ("My-Request-ID", "of-my-own")
+    assert ask_id(said, request_id_header="my-request-id") == "of-my-own"
+    assert MADE.fullmatch(ask_id(("My-Request-Ix", "of-my-own"), request_id_header="my-request-id"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [(), ("",), ("a b",), ("\xe9",), ("a\tb",), ("x" * 129,), ("one", "two"), ("same", "same")],
+    ids=["none", "empty", "a space", "beyond ASCII", "a tab", "too long", "two", "twice the same"],
+)
+def test_what_is_no_id_is_not_taken(ask_id: Any, headers: tuple[str, ...]) -> None:
+    assert MADE.fullmatch(ask_id(*(("X-Request-ID", value) for value in headers)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"forwarded_allow_ips": "10.0.0.0/8"}, {"proxy_headers": False}],
+    ids=["another network", "switched off"],
+)
+def test_the_id_of_anybody_else_is_not_taken(ask_id: Any, options: dict[str, Any]) -> None:
+    assert MADE.fullmatch(ask_id(("X-Request-ID", "evil"), **options))
+
+
+def test_applications_are_told_only_if_asked() -> None:
+    with live_server(ids("wsgi")) as url:
+        assert ask_for(url) == [] and ask_for(url, ("X-Request-ID", "as sent")) == ["as sent"]
+
+
+def test_a_mounted_application_has_the_id_too(capfd: pytest.CaptureFixture[str]) -> None:
+    for behind_middleware in (False, True):
+        app = App()
+        app.mount("/asgi", ids("asgi"))
+        app.mount_wsgi("/wsgi", ids("wsgi"))
+        if behind_middleware:
+
+            @app.middleware
+            async def through(request: Request, call_next: Any) -> Any:
+                return await call_next(request)
+
+        with live_server(app, request_id=True, access_log=True, access_log_format="%(request_id)s") as url:
+            told = [httpx.get(f"{url}/{kind}/", headers={"x-request-id": said}).json() for kind, said in
+                    (("asgi", "a b"), ("asgi", "mine"), ("wsgi", "a b"), ("wsgi", "mine"))]  # fmt: skip
+        assert told == [[line] for line in capfd.readouterr().out.splitlines()]
+        assert told[1] == told[3] == ["mine"]
+
+
 def test_trust() -> None:
     trust = Trust(["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"])
     for host in ("10.0.0.1", "10.255.255.255", "2001:db8::1", "192.0.2.1", "::ffff:10.0.0.1", "2001:db8::1%eth0"):
@@ -318,6 +436,10 @@ def test_trust() -> None:
     [
         ({"forwarded_allow_ips": "10.0.0.0/33"}, "forwarded-allow-ips: an address"),
         ({"forwarded_allow_ips": "localhost"}, "forwarded-allow-ips: an address"),
+        ({"request_id_header": "X Request"}, "request-id-header must be the name of a field"),
+        ({"request_id_header": "Host"}, "request-id-header must be the name of a field"),
+        ({"request_id_header": "x_request_id"}, "request-id-header must be the name of a field"),
+        ({"request_id_header": "", "request_id": True}, "request-id needs request-id-header"),
         ({"forwarded_fields": "x-real-ip"}, "forwarded-fields: not one of"),
         ({"forwarded_fields": "forwarded,x-forwarded-for"}, "forwarded-fields: either forwarded, or"),
     ],

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
+import re
+import time
 import weakref
 
 import pytest
@@ -175,9 +178,26 @@ def test_client_server_and_the_rest(memory):
     assert first.client == ("192.0.2.7", 4711) and first.client.host == "192.0.2.7" and first.client.port == 4711
     assert first.server == ("192.0.2.1", 80) and first.app is asked.app
     assert first.path_params == {"rest": "a"} and second.path_params == {"rest": "b"}
-    assert len(first.id) == 32 and first.id == first.id != second.id
+    assert re.fullmatch("[0-9a-f]{16}", first.id) and first.id == first.id != second.id
     first.state.user = "x"
     assert first.state.user == "x" and not hasattr(second.state, "user")
+
+
+def test_a_forked_process_counts_its_ids_from_elsewhere(memory):
+    asked = Asked()
+    memory(asked.app).feed(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, asked.requests[0].id.encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        theirs = pipe.read()
+    assert len(theirs) == 16 and theirs != asked.requests[0].id  # the same next number would have made the same id
 
 
 def test_no_addresses_on_a_unix_socket(memory):
@@ -476,7 +496,14 @@ def test_trailers(memory):
         ("text/plain", b"h\xc3\xa9", "h\xe9"),
         ("text/plain; charset=latin-1", b"h\xe9", "h\xe9"),
         ('text/plain; CHARSET="iso-8859-1"', b"h\xe9", "h\xe9"),
+        ('text/plain; note="; charset=ascii \\" x"; charset=latin-1', b"h\xe9", "h\xe9"),
+        ("text/plain; charset; q; charset = latin-1 ; charset=ascii", b"h\xe9", "h\xe9"),
+        ('text/plain; charset="latin-1', b"h\xe9", "h\xe9"),
+        ("text/plain; notcharset=ascii", b"h\xc3\xa9", "h\xe9"),
         ("text/plain", b"\xff", 400),
+        ("text/plain; charset=", b"a", 400),
+        ("text/plain; charset=punycode", b"a-", 400),  # no charset of a text, and slow
+        ("text/plain; charset=rot13", b"a", 400),
         ("text/plain; charset=nonsense", b"a", 400),
     ],
 )
@@ -493,6 +520,26 @@ def test_text(memory, content_type, body, text):
     peer.feed(HEAD + field + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     peer.turn()
     assert asked.outcomes == [text]
+
+
+def test_parameters_of_a_content_type_take_linear_time(memory):
+    """email.message needs seconds for this: it counts the quotes anew at each semicolon."""
+
+    async def script(request):
+        began = time.perf_counter()
+        text = await request.text()
+        return text, time.perf_counter() - began
+
+    for value in (
+        b'text/plain; a="' + b";" * 60_000 + b'"; charset=latin-1',
+        b"text/plain" + b";=" * 30_000 + b";charset=latin-1",
+    ):
+        asked = Asked(script)
+        peer = memory(asked.app)
+        peer.feed(HEAD + b"Content-Type: " + value + b"\r\nContent-Length: 2\r\n\r\nh\xe9")
+        peer.turn()
+        ((text, seconds),) = asked.outcomes
+        assert text == "h\xe9" and seconds < 0.5
 
 
 @pytest.mark.parametrize("body", [b'{"a": [1, 2.5, null, "\xc3\xa9"]}', b"1", b' "x" '])

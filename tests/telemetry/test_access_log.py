@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 
 import pytest
 
@@ -41,7 +42,9 @@ def lines_of(loop, data: bytes, format: str = "default", exclude: tuple[str, ...
     memory.connection.connection_made(memory.transport)
     memory.receive(data)
     memory.turn()
-    memory.turn()
+    until = time.monotonic() + 20
+    while service.active and time.monotonic() < until:  # a file is looked at in a thread
+        memory.turn()
     memory.eof()
     memory.turn()
     service.close()
@@ -92,6 +95,7 @@ def test_json_is_json_with_the_conventional_names(loop, path):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("timestamp"))
     assert 0 <= found.pop("http.server.request.duration") < 60
     assert found.pop("process.pid") > 0
+    assert re.fullmatch("[0-9a-f]{16}", found.pop("http.request.id"))
     assert found == {
         "client.address": "192.0.2.7",
         "client.port": 4711,
@@ -110,6 +114,27 @@ def test_json_of_a_refused_request(loop):
     found = json.loads(line)
     assert found["http.response.status_code"] == 400
     assert found["http.request.method"] is None and found["url.path"] is None and found["user_agent.original"] is None
+
+
+def test_every_line_has_an_id_of_its_own(loop):
+    requests = (
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3 + b"GET /slow/x HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine\r\n\r\n"
+    )
+    lines = lines_of(loop, requests + b"not a request\r\n\r\n", "%(request_id)s %(s)s %(request_id)s")
+    assert [line.split()[1] for line in lines] == ["200"] * 4 + ["400"]
+    ids = [line.split()[0] for line in lines]
+    assert len(set(ids)) == 5 and all(
+        re.fullmatch("[0-9a-f]{16}", id) for id in ids
+    )  # also of one that nobody may name
+    assert [line.split()[2] for line in lines] == ids
+
+
+def test_literals_stand_where_they_are_written(loop):
+    request = b"GET /a?b HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert lines_of(loop, request, "<<a long literal>>%(m)s%(s)s, %(U)s%(q)s: %(B)s") == [
+        "<<a long literal>>GET200, /ab: 5"
+    ]
+    assert lines_of(loop, request, "nothing but text") == ["nothing but text"]
 
 
 def test_json_of_bytes_that_are_no_utf_8(loop):
