@@ -1,8 +1,8 @@
-"""The front door: `python -m benchmarks run` measures, `report` renders, `idle` weighs, `callgrind` counts,
-`soak` wears, `overload` overloads, `scale` adds workers.
+"""The front door: `python -m benchmarks run` measures, `report` renders, `paired` compares two, `idle` weighs,
+`callgrind` counts, `soak` wears, `overload` overloads, `scale` adds workers.
 
-Called from a shell, at the root of the repository. Calls run.measure, report.render, memory.main, callgrind.main,
-soak.main, overload.main, scaling.main; has no logic of its own.
+Called from a shell, at the root of the repository. Calls run.measure, report.render, paired.main, memory.main,
+callgrind.main, soak.main, overload.main, scaling.main; has no logic of its own.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 
-from . import callgrind, cases, load, memory, overload, report, run, scaling, servers, soak
+from . import callgrind, cases, load, memory, overload, paired, report, run, scaling, servers, soak, targets
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -65,6 +65,22 @@ def parser() -> argparse.ArgumentParser:
     render.add_argument("--reference", help="the server the ratios are made to")
     render.add_argument("--out", type=Path, help="folder for the rendered files (default: beside the result)")
     render.add_argument("--page", type=Path, help="a page of the documentation to write too: docs/performance.md")
+
+    pair = verbs.add_parser("paired", help="two of our servers in turns of a fraction of a second: what one costs more")
+    pair.add_argument("--case", type=names(cases.CASES), default=["plaintext", "browser"], metavar="NAME,...")
+    pair.add_argument("--ours", choices=servers.SERVERS, default=targets.ON, metavar="NAME")
+    pair.add_argument("--other", choices=servers.SERVERS, default=targets.OFF, metavar="NAME")
+    pair.add_argument("--rounds", type=int, default=60, help="samples of each (default: 60)")
+    pair.add_argument("--milliseconds", type=int, default=300, help="length of a sample (default: 300)")
+    pair.add_argument(
+        "--bound",
+        type=float,
+        help=f"fail unless the interval lies below it (default: {targets.ON_BOUND:g} for {targets.ON} to {targets.OFF})",
+    )
+    pair.add_argument("-c", "--connections", type=int, default=64)
+    pair.add_argument("--server-core", type=int)
+    pair.add_argument("--load-core", type=int)
+    pair.add_argument("--nice", type=int, default=0)
 
     idle = verbs.add_parser("idle", help="memory of idle connections, each after a browser's GET and a POST of 64 KB")
     idle.add_argument("--servers", type=names(memory.ROWS), default=list(memory.ROWS), metavar="NAME,...")
@@ -121,6 +137,24 @@ def measure(options: argparse.Namespace) -> int:
     return 0 if report.read(path)["samples"] else 1
 
 
+def compare(options: argparse.Namespace) -> int:
+    """The verb `paired`."""
+    plan = run.Plan(
+        cases=tuple(options.case),
+        servers=(options.ours, options.other),
+        rounds=options.rounds,
+        seconds=1,  # of a sample as `run` takes it; these are shorter
+        connections=options.connections,
+        cores=run.choose_cores(options.server_core, options.load_core),
+        nice=options.nice,
+    )
+    bound = options.bound
+    if bound is None and (options.ours, options.other) == (targets.ON, targets.OFF):
+        bound = targets.ON_BOUND
+    seconds = max(options.milliseconds, 50) / 1000
+    return paired.main(options.case, options.ours, options.other, options.rounds, seconds, bound, plan, say)
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
@@ -128,6 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
             folder = options.out or options.result.parent
             print(report.render(options.result, folder, options.reference, options.page))
             return 0
+        if options.verb == "paired":
+            return compare(options)
         if options.verb == "idle":
             return memory.main(options.servers, options.connections, options.out, say)
         if options.verb == "callgrind":

@@ -35,6 +35,8 @@ ROWS = {
     "native-pipelined": ("fastserve", "pipelined"),
     "native-echo-1k": ("fastserve", "echo-1k"),
     "native-close": ("fastserve", "close"),
+    "native-plaintext-off": ("fastserve-off", "plaintext"),
+    "native-browser-off": ("fastserve-off", "browser"),
     "native-plaintext-on": ("fastserve-on", "plaintext"),
     "native-browser-on": ("fastserve-on", "browser"),
     "asgi-plaintext": ("fastserve-asgi", "plaintext"),

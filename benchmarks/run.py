@@ -197,7 +197,7 @@ def _measure_case(
             try:
                 running[name] = servers.start(servers.SERVERS[name], pinned(plan.cores[0], plan.nice))
                 sizes[name] = running[name].check(case)
-                _load(plan, case, running[name], sizes[name], plan.warmup_seconds)
+                put_under_load(plan, case, running[name], sizes[name], plan.warmup_seconds)
             except (ServerError, load.LoadError) as error:
                 fail(case, name, 0, error)
                 if name in running:
@@ -207,7 +207,7 @@ def _measure_case(
             turn = (number - 1) % len(order) if order else 0
             for name in order[turn:] + order[:turn]:
                 try:
-                    sample = _sample(plan, case, running[name], number, sizes[name])
+                    sample = take_sample(plan, case, running[name], number, sizes[name], plan.seconds)
                 except (ServerError, load.LoadError) as error:
                     fail(case, name, number, error)
                     continue
@@ -221,7 +221,7 @@ def _measure_case(
             server.stop()
 
 
-def _load(plan: Plan, case: Case, running: Running, answer_size: int, seconds: float) -> load.Load:
+def put_under_load(plan: Plan, case: Case, running: Running, answer_size: int, seconds: float) -> load.Load:
     """wrk's load; our client's where wrk cannot make it: a WebSocket, or less than a second (the warm-up)."""
     raw, prepare = case.request(running.host), pinned(plan.cores[1], plan.nice)
     connections = case.connections or plan.connections
@@ -246,11 +246,12 @@ def _load(plan: Plan, case: Case, running: Running, answer_size: int, seconds: f
     )
 
 
-def _sample(plan: Plan, case: Case, running: Running, number: int, answer_size: int) -> Sample:
+def take_sample(plan: Plan, case: Case, running: Running, number: int, answer_size: int, seconds: float) -> Sample:
+    """One load of so long, and what the server used for it. LoadError, or ServerError, for one that does not count."""
     running.must_live()
     opened_before, machine_before_ns = connections_opened(), cpu.machine_busy_ns()
     before, began_at = cpu.snapshot(running.pid), time.perf_counter()
-    seen = _load(plan, case, running, answer_size, plan.seconds)
+    seen = put_under_load(plan, case, running, answer_size, seconds)
     after, ended_at = cpu.snapshot(running.pid), time.perf_counter()
     opened_after, machine_after_ns = connections_opened(), cpu.machine_busy_ns()
     running.must_live()

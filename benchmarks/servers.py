@@ -185,6 +185,10 @@ _SHORT = ("plaintext", "pipelined", "json", "browser", "echo-1k", "close", "stre
 _LISTEN = ("--host", HOST, "--port", "{port}", "--log-level", "warning")
 _ALONE = (*_LISTEN, "--no-supervisor")  # one process, as those beside it: what is measured is the process that serves
 _FASTSERVE = (*_ALONE, "--no-access-log")
+_NO_GUARDS = (
+    *("--no-proxy-headers", "--min-rate", "0", "--limit-buffers", "0", "--timeout-keep-alive", "0"),
+    *("--timeout-header", "0", "--timeout-body", "0", "--timeout-write", "0"),
+)
 _UVICORNS_TLS = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
 _UVICORN = (
     *_LISTEN,
@@ -211,8 +215,10 @@ SERVERS = {
     server.name: server
     for server in (
         Server("fastserve", "fastserve", _FASTSERVE, _NATIVE, False, cases=_ASGI),
-        Server("fastserve-on", "fastserve", (*_ALONE, "--access-log"), _NATIVE, False, cases=("plaintext", "browser"),
-               note="the access log goes to a file"),
+        Server("fastserve-on", "fastserve", (*_ALONE, "--access-log-file", "{folder}/access.log"), _NATIVE, False,
+               cases=("plaintext", "browser"), note="as it is started by default, the access log in a file"),
+        Server("fastserve-off", "fastserve", (*_FASTSERVE, *_NO_GUARDS), _NATIVE, False, cases=("plaintext", "browser"),
+               note="without access log, proxy headers, deadlines, rates and budgets"),
         Server("fastserve-transport", "fastserve", _FASTSERVE, _NATIVE, False, cases=("plaintext", "browser"),
                variables=(("FASTSERVE_WIRE", "transport"),), note="on the transports of uvloop"),
         Server("fastserve-asgi", "fastserve", (*_FASTSERVE, "--interface", "asgi"), _ASGI_APP, False, cases=_ASGI),

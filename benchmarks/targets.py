@@ -46,4 +46,4 @@ TARGETS = (
     *_rows("fastserve-wsgi-inline", ("bjoern",), close=1.0),
 )
 # What everything switched on may cost over the same server with it off: a bound of the paired differences' interval.
-ON, OFF, ON_BOUND = "fastserve-on", "fastserve", 0.03
+ON, OFF, ON_BOUND = "fastserve-on", "fastserve-off", 0.03

@@ -35,6 +35,7 @@ from benchmarks import (  # noqa: E402
     load,
     memory,
     overload,
+    paired,
     report,
     run,
     scaling,
@@ -651,17 +652,53 @@ def test_intervals() -> None:
 
 def aims_result(ours_us: float) -> dict[str, Any]:
     result = small_result()
-    result["plan"] |= {"servers": ["fastserve", "fastserve-on", "hyper", "nginx"], "cases": ["plaintext"]}
+    result["plan"] |= {
+        "servers": ["fastserve", "fastserve-off", "fastserve-on", "hyper", "nginx"],
+        "cases": ["plaintext"],
+    }
     result["samples"] = [
         sample("plaintext", server, number, cpu_us * drift)
         for number, drift in ((1, 1.0), (2, 2.0), (3, 1.5))
         for server, cpu_us in (
             ("fastserve", ours_us),
             ("hyper", 10.0),
+            ("fastserve-off", ours_us),
             ("fastserve-on", ours_us * (1.02 + number / 1000)),
         )
     ]
     return result
+
+
+def test_pairs_are_told_with_their_interval() -> None:
+    pairs = paired.Pairs("plaintext", "on", "off")
+    assert pairs.above() is None
+    for number, drift in enumerate((1.0, 2.0, 1.5), 1):  # a machine that is slower in one round than in the next
+        on = sample("plaintext", "on", number, 10.2 * drift, others=0.9)
+        off = sample("plaintext", "off", number, 10.0 * drift)
+        pairs.rounds.append((run.Sample(**on), run.Sample(**off)))
+    mean, low, high = pairs.above() or (0.0, 0.0, 0.0)
+    assert round(mean, 6) == round(low, 6) == round(high, 6) == 0.02
+    assert "+2.0%, 95 % interval +2.0% to +2.0%; 3 rounds, disturbed by others" in str(pairs)
+    for number in range(4, 4 + paired.CLEAN_MIN):
+        same = run.Sample(**sample("plaintext", "on", number, 10.0))
+        pairs.rounds.append((same, same))
+    assert pairs.ratios() == ([1.0] * paired.CLEAN_MIN, False)  # enough without those that somebody disturbed
+
+
+@needs_proc
+def test_two_servers_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that works for each answer beside one that does not: it costs more, and the verb fails."""
+    work = HONEST.replace("            c.sendall", "            sum(range(5000))\n            c.sendall")
+    rows = [fake("working", work), fake("idle", HONEST)]
+    monkeypatch.setattr(servers, "SERVERS", {row.name: row for row in rows})
+    core = min(os.sched_getaffinity(0))
+    plan = run.Plan(
+        ("plaintext",), ("working", "idle"), rounds=3, seconds=1, connections=1, cores=(core, core), warmup_seconds=0.05
+    )
+    said: list[str] = []
+    assert paired.main(["plaintext"], "working", "idle", 3, 0.1, 0.03, plan, said.append) == 1
+    assert "plaintext: working to idle (" in said[-1] and "not shown to be below +3.0%" in said[-1]
+    assert paired.main(["plaintext"], "idle", "working", 3, 0.1, 0.03, plan, said.append) == 0, said
 
 
 def test_aims_met_and_missed_are_told() -> None:
