@@ -65,10 +65,10 @@ def test_a_reader_that_stands_still_costs_lines_not_time() -> None:
     line = b"x" * 1023 + b"\n"
     began = time.monotonic()
     for _ in range(16):
-        writer.write(line * 1024)  # 16 MiB, of which 4 wait and a pipe's worth is out
+        writer.write(line * 1024)  # 16 MiB: 4 wait, and perhaps 4 are in the thread's hands
     assert time.monotonic() - began < 5
     assert not writer.wait(0.05)
-    assert 8 * 1024 < writer.dropped < 16 * 1024
+    assert 8 * 1024 <= writer.dropped < 16 * 1024
     taken = 0
     thread = threading.Thread(target=writer.close, args=[10])
     dropped = writer.dropped
