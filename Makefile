@@ -1,7 +1,7 @@
-# Eleven verbs. PYTHON names the interpreter of the environment to build and test in.
+# Twelve verbs. PYTHON names the interpreter of the environment to build and test in.
 PYTHON ?= .venv/bin/python
 
-.PHONY: build test ctest fuzz bench count lint fmt docs wheel clean nightly
+.PHONY: build test ctest fuzz bench count lint fmt docs site wheel clean nightly
 
 build:          ## compile in place, for work on the sources
 	$(PYTHON) -m pip install -q -e '.[test]'
@@ -29,6 +29,9 @@ fmt:
 
 docs:           ## regenerate the pages made from tables
 	$(PYTHON) docs/generate.py
+
+site:           ## the documentation as a site, into build/site; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build -q
 
 wheel:
 	$(PYTHON) -m pip wheel -q --no-deps . -w dist

@@ -59,6 +59,9 @@ def test_the_generator_notices_a_stale_page(tmp_path: Path) -> None:
     marked = f"{generate.BEGIN_OPTIONS}\nold\n{generate.END}\n"
     (tmp_path / "configuration.md").write_text(marked, encoding="utf-8")
     (tmp_path / "metrics.md").write_text(f"{generate.BEGIN_METRICS}\nold\n{generate.END}\n", encoding="utf-8")
+    for peer in generate.migrations():
+        marked = f"{generate.BEGIN_MIGRATION}\nold\n{generate.END}\n"
+        (tmp_path / f"from-{peer}.md").write_text(marked, encoding="utf-8")
     assert generate.main(["--check"]) == 1
     assert "old" in (tmp_path / "states.md").read_text(encoding="utf-8")
     assert generate.main([]) == 0
