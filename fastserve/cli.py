@@ -1,12 +1,14 @@
 """cli: arguments to Config to run. The command `fastserve MODULE:APP`.
 
-Room: the top. Called by: the console script, __main__.py; nobody imports it. Calls: process (sources, arguments, run).
+Room: the top. Called by: the console script, __main__.py; nobody imports it. Calls: process (sources, arguments, check,
+run).
 Every error of the operator is one line on stderr and a non-zero exit code.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -34,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = complain(f"{details}fastserve: error: {_one_line(str(error))}", error.exit_code)
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # `fastserve check ... | head`: nobody reads any more, which is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     leave_stuck_threads(code)
     return code
 
@@ -66,6 +70,45 @@ def develop(arguments: Sequence[str]) -> int:
     return serve(["--dev", *arguments])
 
 
+def examine(arguments: Sequence[str]) -> int:
+    """fastserve check: would it serve, and serve well? 0 if nothing is an error, 1 if something is."""
+    if "-h" in arguments or "--help" in arguments:
+        return show_help(arguments)
+    from fastserve.process import check
+
+    as_json = "--json" in arguments
+    found: list[check.Finding] = []
+    paint = painter(sys.stdout)
+
+    def tell(finding: check.Finding) -> None:
+        found.append(finding)
+        if finding.details:
+            complain(finding.details.rstrip(), 0)
+        if not as_json:
+            advice = f" ({finding.advice})" if finding.advice else ""
+            level = paint(CHECK_COLOURS[finding.level], f"{finding.level:<8}")
+            print(f"{level} {finding.topic:<12} {finding.text}{advice}", flush=True)
+
+    try:
+        gathered = gather([word for word in arguments if word != "--json"], real_environment())
+        for note in gathered.notes:
+            tell(check.Finding("warning", "options", note))
+        for finding in check.examine(gathered.config):
+            tell(finding)
+    except ConfigError as error:
+        tell(check.Finding("error", "options", _one_line(str(error))))
+    counts = {level: sum(finding.level == level for finding in found) for level in check.LEVELS}
+    if as_json:
+        entries = [finding.as_json() for finding in found]
+        print(json.dumps({"ok": not counts["error"], "counts": counts, "findings": entries}, indent=2))
+    else:
+        print("fastserve: " + ", ".join(f"{count} {level}" for level, count in counts.items()))
+    return 1 if counts["error"] else 0
+
+
+CHECK_COLOURS = {"ok": "32", "note": "36", "warning": "33", "error": "31;1"}
+
+
 def show_help(_arguments: Sequence[str]) -> int:
     sys.stdout.write(help_text(painter(sys.stdout)))
     return 0
@@ -77,6 +120,7 @@ def show_version(_arguments: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "check": examine,
     "dev": develop,
     "help": show_help,
     "version": show_version,

@@ -22,7 +22,8 @@ __all__ = ["default_text", "flags_of", "help_text", "make_parser", "parse"]
 USAGE_ERROR = 2
 USAGE = """\
 fastserve MODULE:APP [options]          serve an application over HTTP/1.1
-fastserve dev MODULE:APP [options]      serve it while you write it: reload, colours, everything told"""
+fastserve dev MODULE:APP [options]      serve it while you write it: reload, colours, everything told
+fastserve check MODULE:APP [options]    say whether it would serve, and serve well on this machine (--json)"""
 EPILOG = """\
 MODULE:APP names the application: "shop.web:app". A bare MODULE is tried for "app", then "application".
 Every option can also be FASTSERVE_NAME in the environment, or a key in fastserve.toml or [tool.fastserve] of

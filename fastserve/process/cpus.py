@@ -1,6 +1,6 @@
 """cpus: how many processors this process may really use, and why that many. What `--workers auto` means.
 
-Room: floor 3. Called by: config.py. Calls: nothing of ours.
+Room: floor 3. Called by: config.py; check.py, which asks the control groups for other numbers too. Calls: nothing of ours.
 
 Three things bound it: the machine, the affinity mask (taskset, cpuset, `docker --cpuset-cpus`), and the CPU quota of
 every control group on the way up to the root (`docker --cpus`, `limits.cpu` of Kubernetes). os.cpu_count() sees the
@@ -10,12 +10,13 @@ Documentation/admin-guide/cgroup-v2.rst of Linux, "cpu.max"; Documentation/sched
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["available"]
+__all__ = ["available", "group_numbers"]
 
 
 def available(root: str | os.PathLike[str] = "/") -> tuple[int, str]:
@@ -37,6 +38,36 @@ def available(root: str | os.PathLike[str] = "/") -> tuple[int, str]:
     return count, reason
 
 
+def group_numbers(root: str | os.PathLike[str], controller: str, name: str) -> list[int]:
+    """The numbers in file `name` of each control group that we are in, and of those above; "max" is none.
+
+    `controller`: whose hierarchy it is in version 1, such as "memory".
+    """
+    base, found = Path(root), []
+    for line in _memberships(base):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        mounts = base / "sys/fs/cgroup"
+        if not controllers:
+            places = [mounts, mounts / "unified"]
+        elif controller in controllers.split(","):
+            places = [mounts / controllers, mounts / controller]
+        else:
+            continue
+        for folder in dict.fromkeys(folder for mount in places for folder in _upwards(mount, path)):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(int((folder / name).read_text(encoding="ascii")))
+    return found
+
+
+def _memberships(root: Path) -> list[str]:
+    """hierarchy:controllers:path, one for each hierarchy that we are in."""
+    try:
+        return (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
 def _quota(root: Path) -> tuple[float | None, str]:
     """The smallest quota, in processors, of the groups we are in; and the file that says so."""
     least: float | None = None
@@ -48,12 +79,8 @@ def _quota(root: Path) -> tuple[float | None, str]:
 
 
 def _quotas(root: Path) -> Iterator[tuple[Path, float | None]]:
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
     mounts = root / "sys/fs/cgroup"
-    for line in lines:  # hierarchy:controllers:path
+    for line in _memberships(root):
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers:

@@ -81,6 +81,11 @@ class Certificates:
         logger.info("certificates were read again: %s", self)
         return True
 
+    @property
+    def facts(self) -> list[tuple[list[str], datetime | None]]:
+        """Of each certificate: the names it is for, and until when."""
+        return list(self._facts)
+
     def as_json(self) -> list[list[str]]:
         """What adopt() takes, in another process."""
         return [list(pair) for pair in self._pairs]
