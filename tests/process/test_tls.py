@@ -47,7 +47,8 @@ class Authority:
         self.cert = folder / "ca.pem"
         self.key = folder / "ca.key"
         name = ("-subj", "/CN=an authority for tests", "-days", "30")
-        openssl("req", "-x509", *EC, "-nodes", "-keyout", self.key, "-out", self.cert, *name)
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 checks it, and the key identifiers
+        openssl("req", "-x509", *EC, "-nodes", "-keyout", self.key, "-out", self.cert, *name, *usage)
 
     def make(self, name: str, *names: str, days: int = 30, password: str = "", subject: str = "") -> tuple[str, str]:
         """Paths of a certificate for these names, and its key."""
@@ -56,7 +57,8 @@ class Authority:
         openssl("req", *EC, *hidden, "-keyout", key, "-out", request, "-utf8", "-subj", subject or f"/CN={name}")
         extensions = self.folder / f"{name}.ext"
         alternative = ",".join(f"IP:{n}" if n[0].isdigit() else f"DNS:{n}" for n in names)
-        extensions.write_text(f"subjectAltName={alternative}\n" if names else "basicConstraints=CA:FALSE\n")
+        told = f"subjectAltName={alternative}\n" if names else "basicConstraints=CA:FALSE\n"
+        extensions.write_text(f"{told}subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
         signing = ("-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-days", str(days), "-extfile", extensions)
         openssl("x509", "-req", "-in", request, "-out", cert, *signing)
         return str(cert), str(key)
