@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,16 @@ CHECK_MS = 100  # between HAProxy's health checks; two that fail, or one that su
 def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (command, done.stderr)
+
+
+def can_make_namespaces() -> bool:
+    """Is there iproute2, and may we? A container without CAP_SYS_ADMIN may not, root or not."""
+    if shutil.which("ip") is None:
+        return False
+    name = f"fs{os.getpid() % 100000}try"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+    return made
 
 
 @dataclass

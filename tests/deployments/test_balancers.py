@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployments.cluster import Cluster, Loaded
+from deployments.cluster import Cluster, Loaded, can_make_namespaces
 from process.running import until
 
 FULL = os.environ.get("FASTSERVE_DEPLOYMENTS") == "full"
@@ -27,9 +26,7 @@ def behind(usual: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("balancer", ("haproxy", "nginx") if FULL else (usual,))
 
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
-)
+pytestmark = pytest.mark.skipif(not can_make_namespaces(), reason="network namespaces are not allowed here")
 
 
 @pytest.fixture
