@@ -36,7 +36,7 @@ from fastserve.process.config import Config, TcpAddress, UnixAddress, parse_bind
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.logs import load_log_config
-from fastserve.process.loops import describe, load_factory, new_loop
+from fastserve.process.loops import close_loop, describe, load_factory, new_loop
 from fastserve.process.pidfile import PidFile
 from fastserve.process.privileges import Identity
 from fastserve.process.server import load_application
@@ -181,7 +181,8 @@ def lifespan(case: Case) -> Iterator[Finding]:
             down = _timed(loop, found.shutdown, "the application failed to shut down") if found.supported else 0.0
     finally:
         asyncio.set_event_loop(None)
-        _close(loop)
+        with contextlib.suppress(Exception):
+            close_loop(loop)
     if found.supported:
         yield Finding("ok", "lifespan", f"startup in {_seconds(up)}, shutdown in {_seconds(down)}")
     else:
@@ -212,17 +213,6 @@ def _timed(loop: asyncio.AbstractEventLoop, do: Callable[[], Any], doing: str) -
     except BaseException as error:
         raise ApplicationError.of(doing, error) from error
     return time.monotonic() - began
-
-
-def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """As asyncio.run does: what the application left running is cancelled."""
-    with contextlib.suppress(Exception):
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
 
 
 # ---------------------------------------------------------------------------------------------------------- addresses

@@ -1,6 +1,6 @@
-"""loops: an event loop by name, without touching anybody's event loop policy.
+"""loops: an event loop by name, and its end, without touching anybody's event loop policy.
 
-Room: floor 3. Called by: worker.py, reload.py, testing.py; run.py for the banner. Calls: importer.py, errors.py.
+Room: floor 3. Called by: worker.py, reload.py, check.py, testing.py; run.py for the banner. Calls: importer.py, errors.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from fastserve.errors import ConfigError
 from fastserve.process.importer import ApplicationError, load
 
-__all__ = ["describe", "load_factory", "new_loop"]
+__all__ = ["close_loop", "describe", "load_factory", "new_loop"]
 
 
 def new_loop(name: str = "auto", app_dir: str = ".") -> asyncio.AbstractEventLoop:
@@ -40,6 +40,19 @@ def new_loop(name: str = "auto", app_dir: str = ".") -> asyncio.AbstractEventLoo
     if not isinstance(loop, asyncio.AbstractEventLoop):
         raise ConfigError(f'the loop factory "{name}" made no event loop, but {type(loop).__name__}', exit_code=3)
     return loop
+
+
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what the application has left running, give it a second, close. Stuck threads are not waited for."""
+    try:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
 
 
 def load_factory(name: str, app_dir: str = ".") -> Any:

@@ -50,7 +50,7 @@ from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.logs import configure_logging
-from fastserve.process.loops import new_loop
+from fastserve.process.loops import close_loop, new_loop
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 from fastserve.process.sources import reread
@@ -613,12 +613,7 @@ class _Serving:
             return loop.run_until_complete(self._serve(app, interface, hooks))
         finally:
             with contextlib.suppress(Exception):
-                tasks = asyncio.all_tasks(loop)
-                for task in tasks:
-                    task.cancel()
-                if tasks:
-                    loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
-                loop.run_until_complete(loop.shutdown_asyncgens())
+                close_loop(loop)
 
     async def _serve(self, app: Any, interface: str, hooks: Hooks) -> int:
         loop = self._loop = asyncio.get_running_loop()

@@ -36,7 +36,7 @@ from fastserve.process import lifeline, logfiles
 from fastserve.process.config import Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
-from fastserve.process.loops import new_loop
+from fastserve.process.loops import close_loop, new_loop
 from fastserve.process.privileges import Identity
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
@@ -209,7 +209,7 @@ class Worker:
                     return loop.run_until_complete(self._serve(app, interface))
                 finally:
                     self._loop = None
-                    _close_loop(loop)
+                    close_loop(loop)
             except KeyboardInterrupt:
                 if not self._told:
                     raise  # not from us
@@ -363,16 +363,3 @@ def _explain(number: int, _frame: FrameType | None) -> None:
     with contextlib.suppress(OSError):
         name = signal.Signals(number).name
         os.write(2, f"fastserve: {name}: a single process cannot do that; a supervisor could\n".encode())
-
-
-def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what the application has left running, give it a second, close. Stuck threads are not waited for."""
-    try:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
