@@ -18,6 +18,8 @@ from pathlib import Path
 
 __all__ = ["available", "group_numbers"]
 
+MOUNTED = {"cpu": ["cpu", "cpu,cpuacct"]}  # where version 1 has a controller that shares its mount
+
 
 def available(root: str | os.PathLike[str] = "/") -> tuple[int, str]:
     """The number, and its reason for people. `root`: where /proc and /sys are; tests have one of their own.
@@ -43,29 +45,35 @@ def group_numbers(root: str | os.PathLike[str], controller: str, name: str) -> l
 
     `controller`: whose hierarchy it is in version 1, such as "memory".
     """
-    base, found = Path(root), []
-    for line in _memberships(base):
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        mounts = base / "sys/fs/cgroup"
-        if not controllers:
-            places = [mounts, mounts / "unified"]
-        elif controller in controllers.split(","):
-            places = [mounts / controllers, mounts / controller]
-        else:
-            continue
-        for folder in dict.fromkeys(folder for mount in places for folder in _upwards(mount, path)):
-            with contextlib.suppress(OSError, ValueError):
-                found.append(int((folder / name).read_text(encoding="ascii")))
+    found = []
+    for _, folder in _groups(Path(root), controller):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int((folder / name).read_text(encoding="ascii")))
     return found
 
 
-def _memberships(root: Path) -> list[str]:
-    """hierarchy:controllers:path, one for each hierarchy that we are in."""
+def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """(version, folder) of each control group that we are in, and of those above, where `controller` may have its files."""
     try:
-        return (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return []
+        return
+    mounts = root / "sys/fs/cgroup"
+    for line in lines:  # hierarchy:controllers:path
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            version, places = 2, [mounts, mounts / "unified"]  # alone, or beside version 1
+        elif controller in controllers.split(","):
+            version, places = (
+                1,
+                [mounts / controllers, *(mounts / name for name in MOUNTED.get(controller, [controller]))],
+            )
+        else:
+            continue
+        for mount in dict.fromkeys(places):
+            for folder in _upwards(mount, path):
+                yield version, folder
 
 
 def _quota(root: Path) -> tuple[float | None, str]:
@@ -79,18 +87,11 @@ def _quota(root: Path) -> tuple[float | None, str]:
 
 
 def _quotas(root: Path) -> Iterator[tuple[Path, float | None]]:
-    mounts = root / "sys/fs/cgroup"
-    for line in _memberships(root):
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            for mount in (mounts, mounts / "unified"):  # alone, or beside version 1
-                for folder in _upwards(mount, path):
-                    yield folder / "cpu.max", _of_version_2(folder / "cpu.max")
-        elif "cpu" in controllers.split(","):
-            for mount in dict.fromkeys((mounts / controllers, mounts / "cpu", mounts / "cpu,cpuacct")):
-                for folder in _upwards(mount, path):
-                    yield folder / "cpu.cfs_quota_us", _of_version_1(folder)
+    for version, folder in _groups(root, "cpu"):
+        if version == 2:
+            yield folder / "cpu.max", _of_version_2(folder / "cpu.max")
+        else:
+            yield folder / "cpu.cfs_quota_us", _of_version_1(folder)
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:
