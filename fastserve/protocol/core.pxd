@@ -96,7 +96,6 @@ cdef extern from "proxy.h" nogil:
         fs_address source
         fs_address destination
 
-    enum: FS_PROXY_V1_MAX
     int fs_proxy_parse(const uint8_t *data, size_t len, fs_proxy *out)
     unsigned fs_address_parse(const uint8_t *p, size_t len, fs_address *out)
     bint fs_address_within(const fs_address *address, const fs_address *network, unsigned bits)

@@ -20,6 +20,7 @@ are level-triggered.
 """
 
 import asyncio
+import contextlib
 import errno as errno_
 import logging
 import os
@@ -37,7 +38,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, strlen
 
 from fastserve.protocol.board cimport READY, bit, take_bits
-from fastserve.protocol.core cimport FS_PROXY_V1_MAX
+from fastserve.protocol.core cimport fs_proxy, fs_proxy_parse
 from fastserve.protocol.timers cimport precise_now
 
 cdef extern from *:
@@ -281,11 +282,7 @@ cdef enum:
     WRITE_LOW = 16384
     PIECES_MAX = 64           # of one writev
     FILE_TURN = 2097152       # bytes of files sent to one peer before others get their turn
-
-cdef bytes PROXY_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"   # of version 2, and shorter than any header of version 1
-cdef enum:
-    PROXY_SIGNED = 12         # its length,
-    PROXY_V2_HEAD = 16        # and that of what has the length of the rest in it
+    PROXY_LOOK = 65536        # bytes looked at for a PROXY protocol header
 
 cdef double CHECK_SECONDS = 0.03   # that a sibling has to take what was left to it: on a busy machine it is not awake at once
 cdef double PAUSE_SECONDS = 0.1    # without accepting, when there are no descriptors left
@@ -314,33 +311,32 @@ cdef class Host:
 
 
 async def _proxy_header(loop, sock):
-    """The bytes of a PROXY protocol header, or of what is none, as far as that is seen. Nothing behind it is read."""
+    """The bytes of a PROXY protocol header, or as many as say that it is none. Nothing behind it is read."""
     sock.setblocking(False)
-    header = await _exactly(loop, sock, b"", PROXY_SIGNED)
-    if header == PROXY_SIGNATURE:
-        header = await _exactly(loop, sock, header, PROXY_V2_HEAD)
-        return await _exactly(loop, sock, header, PROXY_V2_HEAD + int.from_bytes(header[14:16], "big"))
-    if not header.startswith(b"PROXY "):
-        return header
-    while not header.endswith(b"\n") and len(header) < FS_PROXY_V1_MAX:
-        # Its end is not announced: take what is there, up to the line end in it.
-        more = b""
-        try:
-            more = sock.recv(FS_PROXY_V1_MAX - len(header), socket.MSG_PEEK)
-        except BlockingIOError:
-            pass
-        end = more.find(b"\n") + 1
-        header = await _exactly(loop, sock, header, len(header) + (end or len(more) or 1))
-    return header
-
-
-async def _exactly(loop, sock, header, size):
-    while len(header) < size:
-        more = await loop.sock_recv(sock, size - len(header))
+    header = b""
+    while True:
+        # One byte is waited for. What has come behind it is looked at, and taken as far as it is of the header.
+        more = await loop.sock_recv(sock, 1)
         if not more:
             raise ConnectionResetError("it ended inside of a PROXY protocol header")
         header += more
-    return header
+        behind = b""
+        with contextlib.suppress(BlockingIOError):
+            behind = sock.recv(PROXY_LOOK, socket.MSG_PEEK)
+        size = _proxy_size(header + behind)
+        if size < 0:
+            return header
+        missing = (size or len(header) + len(behind)) - len(header)
+        if missing:
+            header += sock.recv(missing)
+        if size:
+            return header
+
+
+cdef int _proxy_size(bytes data) noexcept:
+    # 0: more is needed; -1: it is none
+    cdef fs_proxy found
+    return fs_proxy_parse(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &found)
 
 
 cdef class Driver:
