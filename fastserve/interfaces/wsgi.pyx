@@ -801,10 +801,8 @@ cdef class WSGIHandler(Handler):
                     value = before + "; " + value if field.id == FS_FIELD_COOKIE else before + ", " + value
                 PyDict_SetItem(environ, key, value)
             field += 1
-        if exchange.channel.id_field is not None:   # whatever the peer calls it, this is its name here
-            value = exchange.channel.id_field
-            PyDict_SetItem(environ, _key(<const uint8_t *>PyBytes_AS_STRING(<bytes>value), PyBytes_GET_SIZE(<bytes>value)),
-                           exchange.id().decode("ascii"))
+        if ends[3] is not None:   # whatever the peer calls it, this is its name here
+            PyDict_SetItem(environ, ends[3], exchange.id().decode("ascii"))
         if absolute:
             # RFC 9112 section 3.2.2: the Host field "MUST be ignored and replaced with the host information of the
             # request-target".
@@ -827,12 +825,15 @@ cdef class WSGIHandler(Handler):
         return path
 
     cdef tuple _ends(self, Channel channel):
-        # (template of the environ, REMOTE_ADDR, REMOTE_PORT or None) of a connection: once for all its requests.
+        # (template of the environ, REMOTE_ADDR, REMOTE_PORT or None, key of the request's id or None) of a connection: once
+        # for all its requests.
         cdef object peer = channel.info("peername")
         cdef object ours = channel.info("sockname")
         cdef bint secure = channel.info("ssl_object") is not None
         cdef object key = (ours, secure)
         cdef dict template = self._templates.get(key)
+        cdef bytes id_field = channel.id_field
+        cdef str id_key = None
         if template is None:
             scheme = "https" if secure else "http"
             # PEP 3333: SERVER_NAME and SERVER_PORT "can never be empty strings"; a Unix socket has neither.
@@ -852,10 +853,13 @@ cdef class WSGIHandler(Handler):
         if secure:
             said = certificate_variables(channel.info("ssl_object"))
             if said:   # this client's, and so no other connection's
-                template = {name: value for name, value in (template | said).items()}
+                template = PyDict_Copy(template)   # with its room
+                template.update(said)
+        if id_field is not None:
+            id_key = _key(<const uint8_t *>PyBytes_AS_STRING(id_field), PyBytes_GET_SIZE(id_field))
         if isinstance(peer, tuple):
-            return template, peer[0], str(peer[1])
-        return template, "", None
+            return template, peer[0], str(peer[1]), id_key
+        return template, "", None, id_key
 
     # --- the pool ---
 
