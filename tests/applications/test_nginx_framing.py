@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
-import signal
 import socket
-import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,27 +21,29 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
+from applications.proxies import LIMIT, nginx_command, nginx_config, running
 from cases.loader import load_cases
-from test_differential import SEED, Class, Verdict, malformed_host, matches, mutated, ours, text
+from test_differential import (
+    SEED,
+    Class,
+    Verdict,
+    all_explained,
+    all_met,
+    malformed_host,
+    matches,
+    mutated,
+    ours,
+    text,
+)  # fmt: skip
 
 MUTATIONS = 2500
 INPUT_BYTES_MAX = 3000  # of those that are mutated, and of all that are sent
 # Of classes that the dice do not meet with every seed.
 MORE = [b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET http://a!b/ HTTP/1.1\r\nHost: a\r\n\r\n"]
 BEHIND = b"GET /behind HTTP/1.1\r\nHost: a\r\n\r\n"
-LIMIT = 20.0
 CLIENTS = 8
 
-CONFIG = """
-pid {folder}/pid;
-error_log /dev/null;
-worker_processes 1;
-daemon off;
-master_process off;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-{paths}
+HTTP = """
   client_header_buffer_size 64k;
   large_client_header_buffers 4 256k;
   client_max_body_size 0;
@@ -58,7 +56,6 @@ http {{
     add_header X-Seen "$request_method $request_uri" always;
     location / {{ return 200 "$request_method $request_uri"; }}
   }}
-}}
 """
 
 
@@ -76,38 +73,13 @@ class Told:
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Its port."""
-    assert shutil.which("nginx", path="/usr/sbin:/usr/bin:/bin"), "nginx is not here: apt-get install nginx"
     folder = tmp_path_factory.mktemp("nginx")
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = "\n".join(f"  {kind}_temp_path {folder}/{kind};" for kind in kinds)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (folder / "config").write_text(CONFIG.format(folder=folder, port=port, paths=paths))
-    command = ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(folder / "config")]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            env={"PATH": "/usr/sbin:/usr/bin:/bin"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until = time.monotonic() + LIMIT
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text()
-            time.sleep(0.02)
+    config = nginx_config(folder, HTTP.format(port=port), log="/dev/null")
+    with running(nginx_command(folder), folder, config, [port]):
         yield port
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(LIMIT)
 
 
 def ask(port: int, data: bytes) -> bytes:
@@ -288,19 +260,11 @@ def verdicts(nginx: int) -> tuple[list[str], Counter[str]]:
 
 
 def test_every_disagreement_is_explained(verdicts: tuple[list[str], Counter[str]]) -> None:
-    wrong, seen = verdicts
-    print(f"seed {SEED}")
-    for what, count in sorted(seen.items()):
-        print(f"{count:7}  {what}")
-    assert not wrong, f"seed {SEED}, {len(wrong)} inputs:\n" + "\n".join(wrong[:20])
+    all_explained(*verdicts)
 
 
 def test_no_class_is_idle(verdicts: tuple[list[str], Counter[str]]) -> None:
-    """An explanation that explains nothing would hide the next fault."""
-    met = {what.partition(": ")[2] for what in verdicts[1]}
-    for row in [*WE_REFUSE, *NGINX_REFUSES]:
-        assert row.name in met, row.name
-        assert re.fullmatch(r"RFC \d{4} §\d+(\.\d+)*", row.rule) and row.reason
+    all_met([WE_REFUSE, NGINX_REFUSES], verdicts[1])
     assert verdicts[1]["both take all"] > 500 and verdicts[1]["both refuse"] > 500
 
 

@@ -6,11 +6,7 @@ speak it.
 from __future__ import annotations
 
 import contextlib
-import shutil
-import signal
 import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+from applications.proxies import LIMIT, nginx_command, nginx_config, running
 from protocol.test_forwarded import MAKERS, SPOOF, serving
 from websockets.sync.client import connect
 
 from fastserve import App, WebSocket
 
 CLIENT = "127.0.0.2"  # not the proxy's, which is 127.0.0.1 and trusted
-LIMIT = 20.0
 
 
 @dataclass
@@ -73,24 +69,11 @@ def nginx(folder: Path, ways: list[Way]) -> tuple[list[str], str]:
     }}
   }}"""
         )
-    kinds = ("body", "proxy", "fastcgi", "uwsgi", "scgi")
-    names = {"body": "client_body_temp_path"}
-    paths = "\n".join(f"  {names.get(kind, kind + '_temp_path')} {folder}/{kind};" for kind in kinds)
-    text = f"""
-pid {folder}/pid;
-error_log stderr warn;
-worker_processes 1;
-daemon off;
-master_process off;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-{paths}
+    http = f"""
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
 {"".join(servers)}
-}}
 """
-    return ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(folder / "config")], text
+    return nginx_command(folder), nginx_config(folder, http)
 
 
 def haproxy(folder: Path, ways: list[Way]) -> tuple[list[str], str]:
@@ -162,41 +145,6 @@ def echo() -> App:
     return app
 
 
-@contextlib.contextmanager
-def running(name: str, folder: Path, ways: list[Way]) -> Iterator[None]:
-    make, _ = PROXIES[name]
-    folder.mkdir()
-    command, text = make(folder, ways)
-    (folder / "config").write_text(text)
-    assert shutil.which(command[0]), f"{command[0]} is not here: apt-get install {command[0]}"
-    environment = {
-        "HOME": str(folder),
-        "XDG_DATA_HOME": str(folder),
-        "XDG_CONFIG_HOME": str(folder),
-        "PATH": "/usr/sbin:/usr/bin:/bin",
-    }
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        until = time.monotonic() + LIMIT
-        for way in ways:
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", way.port), 1):
-                    break
-                assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text()
-                time.sleep(0.02)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(LIMIT)
-
-
 OPTIONS: dict[str, Any] = {
     "forwarded_allow_ips": "127.0.0.1,unix",
     "forwarded_fields": "x-forwarded-for,x-forwarded-proto,x-forwarded-host,x-forwarded-port,x-forwarded-prefix",
@@ -228,7 +176,10 @@ def ways(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for attempt in range(3):  # between our look and the proxy's bind, a port may be somebody else's
             give_ports(found)
             try:
-                stack.enter_context(running(request.param, folder / f"proxy{attempt}", found))
+                place = folder / f"proxy{attempt}"
+                place.mkdir()
+                command, config = PROXIES[request.param][0](place, found)
+                stack.enter_context(running(command, place, config, [way.port for way in found]))
                 break
             except AssertionError:
                 if attempt == 2:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from applications.proxies import nginx_command, nginx_config
 from process.running import LIMIT, Running, until
 
 TESTS = Path(__file__).parent.parent
@@ -158,11 +159,10 @@ class Cluster:
     def behind(self, name: str, retries: bool) -> Iterator[None]:
         """The balancer `name`, "haproxy" or "nginx", with its ordinary retries or with none."""
         text = {"haproxy": haproxy, "nginx": nginx}[name](self.folder, self.hosts, retries)
-        config = self.folder / f"{name}.conf"
-        config.write_text(text)
+        (self.folder / "config").write_text(text)
         command = {
-            "haproxy": ["haproxy", "-db", "-f", str(config)],
-            "nginx": ["nginx", "-e", "stderr", "-p", str(self.folder), "-c", str(config)],
+            "haproxy": ["haproxy", "-db", "-f", str(self.folder / "config")],
+            "nginx": nginx_command(self.folder),
         }[name]
         log = (self.folder / f"{name}.log").open("w+")
         process = subprocess.Popen(
@@ -239,17 +239,8 @@ backend hosts
 
 def nginx(folder: Path, hosts: list[Host], retries: bool) -> str:
     """The open source nginx has no health checks of its own: it learns from requests that failed."""
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = "\n".join(f"  {kind}_temp_path {folder}/{kind};" for kind in kinds)
     servers = "\n".join(f"    server {host.address}:{APP_PORT} max_fails=1 fail_timeout=2s;" for host in hosts)
-    return f"""
-pid {folder}/nginx.pid;
-worker_processes 1;
-daemon off;
-events {{ worker_connections 512; }}
-http {{
-  access_log off;
-{paths}
+    http = f"""
   upstream hosts {{
 {servers}
     keepalive 16;
@@ -267,5 +258,5 @@ http {{
       proxy_next_upstream {"error timeout" if retries else "off"};
     }}
   }}
-}}
 """
+    return nginx_config(folder, http)

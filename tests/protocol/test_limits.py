@@ -512,7 +512,9 @@ def test_unread_bodies_share_a_budget_and_are_still_whole(wire, raw) -> None:
         while time.monotonic() < end:
             most = max(most, seat.held)
             time.sleep(0.005)
-        assert most <= 100_000 + 8 * 3 * 65536  # the budget, and what each had read, or was reading, when it was reached
+        assert (
+            most <= 100_000 + 8 * 3 * 65536
+        )  # the budget, and what each had read, or was reading, when it was reached
         for client in clients:
             assert client.response()[2] == b"4"
         whole = raw(url, PATIENCE).send(POST % (b"/count", len(body)) + body)
