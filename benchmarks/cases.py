@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 HELLO = b"Hello, World!"
 MESSAGE = {"message": "Hello, World!"}
+ITEM = json.dumps({"item_id": 42, "q": "shoes"}).encode()  # of a framework's endpoint
 TEN_KILOBYTES = b"0123456789abcdef" * 640
 ONE_MEGABYTE = b"0123456789abcdef" * 65536
 CHUNKS = 10
@@ -136,19 +137,15 @@ CASES = {
         Case("tls", "GET / over TLS, keep-alive", b"/", HELLO, tls=True),
         Case("tls-10k", "GET /10k over TLS", b"/10k", TEN_KILOBYTES, tls=True),
         Case("tls-close", "GET / over TLS, a handshake per request", b"/", HELLO, keep_alive=False, tls=True),
-        Case(
-            "fastapi",
-            "GET /items/42?q=shoes, a FastAPI endpoint",
-            b"/items/42?q=shoes",
-            json.dumps({"item_id": 42, "q": "shoes"}).encode(),
-            expects_json=True,
-        ),
-        Case(
-            "starlette",
-            "GET /items/42?q=shoes, a Starlette endpoint",
-            b"/items/42?q=shoes",
-            json.dumps({"item_id": 42, "q": "shoes"}).encode(),
-            expects_json=True,
+        *(
+            Case(
+                framework.lower(),
+                f"GET /items/42?q=shoes, a {framework} endpoint",
+                b"/items/42?q=shoes",
+                ITEM,
+                expects_json=True,
+            )
+            for framework in ("FastAPI", "Starlette")
         ),
         Case(
             "websocket",

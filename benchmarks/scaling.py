@@ -1,6 +1,6 @@
 """What more workers cost, and what they share: CPU per request, memory and connections per worker.
 
-Called by __main__ (the verb `scale`). Calls servers (start, stop), load.run, cpu. All workers run on the server's core, so
+Called by __main__ (the verb `scale`). Calls servers (start, stop), run (a sample). All workers run on the server's core, so
 that what is told is the price of their number (the supervisor, their looks at each other, the kernel's switching), not the
 speed of the machine's other cores; a last row gives two workers both cores, wrk beside them. Memory is each worker's
 proportional share (PSS): pages that are shared, as with `--preload`, count once for all.
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import cpu, load, report, run, servers
+from . import report, run, servers
 from .cases import CASES
 from .servers import _FASTAPI_APP, _LISTEN, _NATIVE, HOST, Server
 
@@ -67,34 +67,28 @@ def until_ready(admin: int, count: int, running: servers.Running) -> list[dict[s
         time.sleep(0.05)
 
 
-def loaded(workers: int, cores: set[int], load_core: int, seconds: int, rounds: int) -> dict[str, Any]:
+def loaded(workers: int, cores: set[int], plan: run.Plan) -> dict[str, Any]:
     """One row: what a request costs with so many workers, and where its connections lie meanwhile."""
     running, admin = start(_NATIVE, workers, cores=cores)
     case = CASES["plaintext"]
+    samples, spread = [], []
     try:
         until_ready(admin, workers, running)
-        costs, rates = [], []
-        spread: list[int] = []
-        for _ in range(rounds):
-            before = cpu.snapshot(running.pid)
-            look = Look(admin, seconds / 2)
-            raw = case.request(running.host)
-            seen = load.run(
-                running.url, raw, connections=CONNECTIONS, seconds=seconds, prepare=run.pinned(load_core, 0)
-            )
+        size = running.check(case)
+        for number in range(1, plan.rounds + 1):
+            look = Look(admin, plan.seconds / 2)
+            samples.append(run.take_sample(plan, case, running, number, size, plan.seconds))
             spread = look.result() or spread
-            used = cpu.between(before, cpu.snapshot(running.pid))
-            costs.append(used.total_ns / seen.requests / 1e3)
-            rates.append(seen.requests_per_s)
-        return {
-            "workers": workers,
-            "cores": len(cores),
-            "CPU per request, µs": f"{statistics.median(costs):.1f} ({min(costs):.1f}-{max(costs):.1f})",
-            "requests/s": f"{statistics.median(rates):,.0f}",
-            "connections per worker": f"{min(spread)}-{max(spread)}" if spread else "",
-        }
     finally:
         running.stop()
+    costs = [sample.cpu_us_per_request for sample in samples]
+    return {
+        "workers": workers,
+        "cores": len(cores),
+        "CPU per request, µs": f"{statistics.median(costs):.1f} ({min(costs):.1f}-{max(costs):.1f})",
+        "requests/s": f"{statistics.median(sample.requests_per_s for sample in samples):,.0f}",
+        "connections per worker": f"{min(spread)}-{max(spread)}" if spread else "",
+    }
 
 
 class Look:
@@ -129,11 +123,13 @@ def memory(workers: int, *flags: str) -> list[str]:
 
 def main(folder: Path | None, seconds: int, rounds: int, say: Callable[[str], None]) -> int:
     """Measure, print, keep with a result if there is one."""
-    server_core, load_core = run.choose_cores(None, None)
-    plans = [(count, {server_core}) for count in WORKERS] + [(2, {server_core, load_core})]
+    server_core, load_core = cores = run.choose_cores(None, None)
+    plan = run.Plan(
+        cases=("plaintext",), servers=(), rounds=rounds, seconds=seconds, connections=CONNECTIONS, cores=cores
+    )
     rows = []
-    for count, cores in plans:
-        rows.append(loaded(count, cores, load_core, seconds, rounds))
+    for count, mine in [*((count, {server_core}) for count in WORKERS), (2, {server_core, load_core})]:
+        rows.append(loaded(count, mine, plan))
         say("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
     weights = []
     for count in (2, 8):

@@ -756,9 +756,11 @@ def test_under_twice_its_load_a_worker_that_sheds_goes_on_serving() -> None:
 
 def test_more_workers_share_connections_and_memory() -> None:
     cores = run.choose_cores(None, None)
-    row = scaling.loaded(2, {cores[0]}, cores[1], seconds=1, rounds=1)
+    connections = scaling.CONNECTIONS
+    plan = run.Plan(cases=("plaintext",), servers=(), rounds=1, seconds=1, connections=connections, cores=cores)
+    row = scaling.loaded(2, {cores[0]}, plan)
     few, many = map(int, row["connections per worker"].split("-"))
-    assert 0 < few <= many < scaling.CONNECTIONS
+    assert 0 < few <= many < connections
     assert float(row["CPU per request, µs"].split()[0]) > 1
     (alone, private), (preloaded, own) = (map(float, scaling.memory(2, *flags)) for flags in ((), ("--preload",)))
     assert preloaded < alone
