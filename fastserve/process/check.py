@@ -202,15 +202,17 @@ def lifespan(case: Case) -> Iterator[Finding]:
 
 def _timed(loop: asyncio.AbstractEventLoop, do: Callable[[], Any], doing: str) -> float:
     began = time.monotonic()
+    task = loop.create_task(do())
     try:
-        loop.run_until_complete(asyncio.wait_for(do(), LIFESPAN_SECONDS))
-    except TimeoutError as error:
-        if time.monotonic() - began < LIFESPAN_SECONDS:
-            raise ApplicationError.of(doing, error) from error  # one of its own
-        raise ConfigError(f"{doing}: not within {LIFESPAN_SECONDS:g} s", exit_code=3) from None
+        loop.run_until_complete(asyncio.wait({task}, timeout=LIFESPAN_SECONDS))
+        if not task.done():  # whoever closes the loop cancels it
+            raise ConfigError(f"{doing}: not within {LIFESPAN_SECONDS:g} s", exit_code=3)
+        task.result()
     except (ConfigError, KeyboardInterrupt):
         raise
     except BaseException as error:
+        if task.done() and not task.cancelled():
+            task.exception()  # it is told below; of sys.exit() the loop would tell again
         raise ApplicationError.of(doing, error) from error
     return time.monotonic() - began
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -277,6 +278,25 @@ def test_a_startup_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: py
     case.app, case.interface, case.can_be_called = app, "asgi", True
     with pytest.raises(check.ConfigError, match=r"the application failed to start: not within 0.1 s"):
         list(check.lifespan(case))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(SystemExit(4), r"it called sys.exit\(4\)"), (TimeoutError("of its own"), "TimeoutError: of its own")],
+)
+def test_a_startup_that_exits_or_has_a_timeout_of_its_own_has_failed(
+    tmp_path: Path, error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise error
+
+    case = check.Case(Config(app=app, lifespan="on"), tmp_path)
+    case.app, case.interface, case.can_be_called = app, "asgi", True
+    with pytest.raises(check.ApplicationError, match=f"the application failed to start: {said}"):
+        list(check.lifespan(case))
+    gc.collect()
+    assert "never retrieved" not in capsys.readouterr().err
 
 
 def test_every_topic_is_documented() -> None:
