@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "FastserveError",
     "HTTPException",
+    "LensError",
     "LocalProtocolError",
     "ProtocolError",
     "RemoteProtocolError",
@@ -36,6 +37,10 @@ class ConfigError(FastserveError):
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class LensError(FastserveError):
+    """What the lens was asked for is not there: no such server, nothing recorded, a broken file. One readable line."""
 
 
 class ProtocolError(FastserveError):
