@@ -237,7 +237,7 @@ class Area:
                 header["ring_offset"] + capacity * EVENT.size,
                 header["text_offset"] + header["text_used"],
             )
-            if max(ring_end, text_end) > size or not 0 < capacity:
+            if max(ring_end, text_end) > size or capacity == 0:
                 raise LensError("the memory of a worker is damaged: its parts do not fit in it")
             held = min(head, capacity)
             ring = read(header["ring_offset"], held * EVENT.size)
@@ -440,8 +440,8 @@ class Recording:
 
     @classmethod
     def take(cls, target: str | int | None = None) -> Recording:
-        """Of a running server, by its pid, that of a worker, or its name; or of a file, by its path (.fsx); None: of the only
-        server that runs. LensError in one line if there is no such thing."""
+        """Of a running server, by its pid, that of a worker, or its name; or of a file, by its path (.fsx); None: of the
+        only server that runs. LensError in one line if there is no such thing."""
         if isinstance(target, str) and (target.endswith(".fsx") or os.sep in target):
             return cls.load(target)
         registration = lensfile.find(target)
@@ -467,7 +467,8 @@ class Recording:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file that load() reads, 0600: it names paths and lines. LensError if that cannot be done."""
-        workers, areas = [], []
+        workers: list[dict[str, Any]] = []
+        areas: list[bytes] = []
         for worker, seat in zip(self.workers, self._seats, strict=True):
             if worker.area is not None:
                 workers.append({**seat, "area": len(areas), "lost": worker.area.lost})
@@ -681,7 +682,7 @@ def running() -> list[ServerInfo]:
 
 
 def switch(target: str | int | None, mode: str) -> None:
-    """Have a running server record by `mode`: ready, stalls, sample:N, slow:DURATION, full. It follows within half a second.
+    """Have a running server record by `mode`: ready, stalls, sample:N, slow:DURATION, full. It follows in half a second.
 
     `target`: as of Recording.take(). LensError in one line if that cannot be done.
     """
@@ -702,7 +703,7 @@ def switch(target: str | int | None, mode: str) -> None:
 
 
 class WorkerBuilder:
-    """One worker of a Builder. Ids of texts, codes and stacks are given as the server gives them: from 1, over all kinds."""
+    """One worker of a Builder. Texts, codes and stacks are numbered as the server does it: from 1, over all kinds."""
 
     def __init__(self, slot: int, pid: int, *, mode: str = "full", capacity: int = 65536, **header: int) -> None:
         self.slot = slot
@@ -826,7 +827,7 @@ class WorkerBuilder:
 
 
 class Builder:
-    """A Recording made by hand: for tests of what reads one, and for lessons. It passes through the bytes of a server's memory."""
+    """A Recording made by hand: for tests of what reads one, and for lessons. It passes through a server's bytes."""
 
     def __init__(self, name: str = "demo", *, pid: int = 1000, taken_ns: int = 0) -> None:
         self.name = name

@@ -205,7 +205,7 @@ def registrations() -> list[Registration]:
 
 
 def find(target: str | int | None = None) -> Registration:
-    """The server of this name or pid (its own, or that of one of its workers); None: the only one. LensError in one line."""
+    """The server of this name or pid (its own, or a worker's); None: the only one. LensError in one line."""
     found = registrations()
     if target is None or target == "":
         if len(found) == 1:
