@@ -1513,7 +1513,7 @@ class MountedResponse:
                 self.body_over = self.left = True
                 break
             if data is not None:
-                self.body_over = body.ended and not body._chunks
+                self.body_over = body.ended and not body.holds()
                 return {"type": "http.request", "body": data, "more_body": not self.body_over}
             await body.wait()
         if not self.complete and not self.left:
