@@ -44,6 +44,7 @@ MODULES = [
     "interfaces.bridge",
     "telemetry.line_writer",
     "telemetry.access_log",
+    "telemetry.lens.memory",
     "process.lifeline",
 ]
 

@@ -399,7 +399,7 @@ cdef class ASGICall(EventCall):
                 if data is None:
                     event.inner = body.wait().__await__()
                     return WAIT
-                more = not body.ended or bool(body._chunks)
+                more = not body.ended or body.holds()
                 self.body_over = not more
                 return {"type": "http.request", "body": data, "more_body": more}
         if exchange.disconnected or exchange.ended:

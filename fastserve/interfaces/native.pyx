@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from inspect import isawaitable, iscoroutine
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
@@ -33,6 +34,43 @@ from fastserve.interfaces.static cimport Static
 
 cdef extern from "Python.h":
     bint PyCoro_CheckExact(object coro)   # a coroutine of an `async def`: without the Python call that inspect costs
+    bint PyAsyncGen_CheckExact(object generator)
+
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+
+    PySendResult PyIter_Send(object it, object arg, PyObject **result) except *
+
+cdef extern from *:
+    """
+    static inline PyObject *fs_took(PyObject *object) { return object; }
+
+    /* iterator.__anext__().__await__(), by their slots: the look-ups and calls of Python's way cost as much as a generator's
+     * whole step. */
+    static PyObject *fs_next_awaitable(PyObject *iterator) {
+      PyAsyncMethods *slots = Py_TYPE(iterator)->tp_as_async;
+      PyObject *awaitable, *inner;
+      if (slots == NULL || slots->am_anext == NULL) {
+        PyErr_Format(PyExc_TypeError, "'%.100s' is no asynchronous iterator: it has no __anext__", Py_TYPE(iterator)->tp_name);
+        return NULL;
+      }
+      awaitable = slots->am_anext(iterator);
+      if (awaitable == NULL) return NULL;
+      slots = Py_TYPE(awaitable)->tp_as_async;
+      if (slots == NULL || slots->am_await == NULL) {
+        PyErr_Format(PyExc_TypeError, "__anext__ returned '%.100s', which cannot be awaited", Py_TYPE(awaitable)->tp_name);
+        Py_DECREF(awaitable);
+        return NULL;
+      }
+      inner = slots->am_await(awaitable);
+      Py_DECREF(awaitable);
+      return inner;
+    }
+    """
+    object fs_took(PyObject *object)     # a new reference that is given to us
+    object fs_next_awaitable(object iterator)
 
 from fastserve.protocol.board cimport FOR_AGE
 from fastserve.protocol.core cimport (
@@ -1513,7 +1551,7 @@ class MountedResponse:
                 self.body_over = self.left = True
                 break
             if data is not None:
-                self.body_over = body.ended and not body._chunks
+                self.body_over = body.ended and not body.holds()
                 return {"type": "http.request", "body": data, "more_body": not self.body_over}
             await body.wait()
         if not self.complete and not self.left:
@@ -1656,29 +1694,46 @@ async def _send_on(NativeCall call, object going):
 
 
 @cython.final
-cdef class FirstPiece:
-    # Awaits the first piece of a stream, and sends the head before it has to wait for it: a generator that fails at
-    # once is answered with an error, one that is slow is not waited for.
-    cdef NativeCall call
-    cdef unsigned status
-    cdef list headers
-    cdef object awaitable
+cdef class Pieces:
+    # An asynchronous iterator, stepped without an await as long as it does not wait for anything.
+    cdef object iterator
+    cdef object _inner      # the step that waits, and for what: to be gone on with by `await pieces`
+    cdef object _waited
+    cdef bint waits
+
+    cdef object take(self):
+        """The next piece; END; or None where `waits` says that the iterator has to wait for it: then it comes of awaiting us."""
+        cdef PyObject *result = NULL
+        cdef PySendResult how
+        cdef object outcome
+        cdef object inner
+        self.waits = False
+        try:
+            inner = fs_next_awaitable(self.iterator)
+            how = PyIter_Send(inner, None, &result)
+        except StopAsyncIteration:
+            return END
+        outcome = fs_took(result)
+        if how == PYGEN_NEXT:
+            self._inner = inner
+            self._waited = outcome
+            self.waits = True
+            return None
+        return outcome
+
+    cdef int fail(self, object error) except -1:
+        # The step that waits will not be gone on with. It has to end all the same: until then the iterator cannot be closed.
+        inner = self._inner
+        self._inner = self._waited = None
+        try:
+            inner.throw(error)
+        except BaseException:
+            pass   # its own, raised again by our caller
+        return 0
 
     def __await__(self):
-        inner = self.awaitable.__await__()
-        try:
-            waited = next(inner)
-        except StopIteration as stop:
-            return stop.value
-        try:
-            self.call.exchange.start(self.status, self.headers, -1)
-            self.call.exchange.channel.flush()
-        except BaseException as error:
-            try:
-                inner.throw(error)
-            except StopIteration:
-                pass
-            raise
+        inner, waited = self._inner, self._waited
+        self._inner = self._waited = None
         while True:
             try:
                 sent = yield waited
@@ -1690,14 +1745,20 @@ cdef class FirstPiece:
                     waited = inner.throw(error)
                 except StopIteration as stop:
                     return stop.value
+                except StopAsyncIteration:
+                    return END
             else:
                 try:
                     waited = next(inner) if sent is None else inner.send(sent)
                 except StopIteration as stop:
                     return stop.value
+                except StopAsyncIteration:
+                    return END
 
 
 cdef int _write(Exchange exchange, object piece) except -1:
+    if PyBytes_CheckExact(piece):
+        return exchange.write(piece)
     if isinstance(piece, str):
         piece = (<str>piece).encode("utf-8")
     elif not isinstance(piece, (bytes, bytearray, memoryview)):
@@ -1716,38 +1777,40 @@ async def _stream(NativeCall call, unsigned status, list headers, object source)
 
 async def _stream_async(NativeCall call, unsigned status, list headers, object source):
     cdef Exchange exchange = call.exchange
-    cdef FirstPiece first
+    cdef Pieces pieces = Pieces.__new__(Pieces)
     cdef unsigned turn = 0
-    iterator = source.__aiter__()
+    cdef bint spent = False
+    iterator = pieces.iterator = source.__aiter__()
     try:
         if exchange.head().method_id == FS_METHOD_HEAD:
             exchange.start(status, headers, -1)
         else:
-            first = FirstPiece.__new__(FirstPiece)
-            first.call = call
-            first.status = status
-            first.headers = headers
-            first.awaitable = iterator.__anext__()
-            try:
-                piece = await first
-            except StopAsyncIteration:
-                piece = END
-            if not exchange.started:
-                exchange.start(status, headers, -1)
-            while piece is not END:
+            while True:
+                piece = pieces.take()
+                if pieces.waits:
+                    if not exchange.started:
+                        # One that fails at once is answered with an error; one that is slow is not waited for.
+                        try:
+                            exchange.start(status, headers, -1)
+                            exchange.channel.flush()
+                        except BaseException as error:
+                            pieces.fail(error)
+                            raise
+                    piece = await pieces
+                if not exchange.started:
+                    exchange.start(status, headers, -1)
+                if piece is END:
+                    spent = PyAsyncGen_CheckExact(iterator)
+                    break
                 _write(exchange, piece)
                 if not exchange.writable():
                     await exchange.drained()
                 turn += 1
                 if turn % INLINE_TURN == 0:
                     await asyncio.sleep(0)   # an iterator that never waits must not keep the loop from everybody else
-                try:
-                    piece = await iterator.__anext__()
-                except StopAsyncIteration:
-                    piece = END
         exchange.end()
     finally:
-        close = getattr(iterator, "aclose", None)
+        close = None if spent else getattr(iterator, "aclose", None)
         if close is not None:
             await close()
 

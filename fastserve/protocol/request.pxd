@@ -15,8 +15,9 @@ cdef class BodyListener:
 
 cdef class RequestBody:
     # The bytes of one request body, in order, bounded; fed by the Connection, read by one handler.
-    cdef object _chunks              # collections.deque of bytes
-    cdef size_t buffered             # bytes in `_chunks` that hold up reading; 0 while the body is collected
+    cdef object _front               # the next piece, bytes; None: there is none at present
+    cdef object _behind              # collections.deque of those that come after it, or None
+    cdef size_t buffered             # bytes of these that hold up reading; 0 while the body is collected
     cdef uint64_t received           # bytes fed so far
     cdef bint ended                  # the whole body was fed
     cdef bint reading                # somebody has asked for the body (a 100 Continue was due)
@@ -38,6 +39,9 @@ cdef class RequestBody:
     cdef object wait(self)           # Future done when take() has an answer; while collecting, when the body is over
     cdef int collect(self, BodyListener listener) except -1   # ask for the whole body; `listener` may be None
     cdef int uncollect(self) except -1                        # back to piece by piece
+    cdef inline bint holds(self):    # is there a piece that was not taken?
+        return self._front is not None
+
     cdef bytes joined(self)          # all of it, once ended; raises `error`
     cdef int _begin(self) except -1
     cdef bint awaited(self)          # does the reader wait for bytes now?

@@ -5,6 +5,7 @@ Called:  by Exchange (makes and feeds them), the wings, users. Calls Headers, Ch
 Rules:   RFC 9110 sections 3.4, 7.1, 8.6; RFC 9112 sections 3.2.2, 3.3, 8 (an incomplete body is never passed on as
          whole); RFC 3986 section 2.1. Names and behaviour are starlette.requests.Request's.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -107,15 +108,15 @@ cdef class BodyListener:
         raise NotImplementedError
 
 
+@cython.freelist(64)
 cdef class RequestBody:
     """The body of one request: a bounded queue between the Connection and one reader.
 
     Two ways to read: piece by piece (take, wait), where `buffered` lets the Connection pause reading; or the whole of
     it (collect, wait, joined), where nobody is woken before the end and the bound is the limit for bodies (413).
-    """
 
-    def __cinit__(self):
-        self._chunks = deque()
+    Most bodies are one piece, which needs no queue.
+    """
 
     # --- the Connection's side ---
 
@@ -128,7 +129,12 @@ cdef class RequestBody:
         n = PyBytes_GET_SIZE(data)
         if n == 0:
             return 0
-        self._chunks.append(data)
+        if self._front is None:
+            self._front = data
+        else:
+            if self._behind is None:
+                self._behind = deque()
+            self._behind.append(data)
         self.received += n
         if not self._collecting:
             self.buffered += n
@@ -185,10 +191,11 @@ cdef class RequestBody:
         if self._collecting:
             raise RuntimeError("the request body is already being read by another task")
         self._begin()
-        if self._chunks:
-            data = self._chunks.popleft()
+        data = self._front
+        if data is not None:
+            self._front = self._behind.popleft() if self._behind else None
             self.buffered -= PyBytes_GET_SIZE(data)
-            if not self._chunks and self.exchange is not None:
+            if self._front is None and self.exchange is not None:
                 self.exchange.body_taken()
             return data
         if self.ended:
@@ -200,7 +207,7 @@ cdef class RequestBody:
     cdef object wait(self):
         self._begin()
         waiter = get_running_loop().create_future()
-        if self.ended or self.error is not None or (self._chunks and not self._collecting):
+        if self.ended or self.error is not None or (self._front is not None and not self._collecting):
             waiter.set_result(None)
         elif self._waiter is None or self._waiter.done():
             self._waiter = waiter
@@ -236,7 +243,9 @@ cdef class RequestBody:
         if self._collecting:
             self._collecting = False
             self._listener = None
-            self.buffered = sum([len(data) for data in self._chunks])
+            self.buffered = 0 if self._front is None else len(self._front)
+            if self._behind:
+                self.buffered += sum([len(data) for data in self._behind])
         return 0
 
     cdef bytes joined(self):
@@ -245,8 +254,10 @@ cdef class RequestBody:
             raise self.error
         if not self.ended:
             raise RuntimeError("the request body is not complete")
-        whole = <bytes>self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
+        if self._front is None:
+            return b""
+        whole = self._front if not self._behind else b"".join((self._front, *self._behind))
+        self._front = self._behind = None
         self.buffered = 0
         return whole
 

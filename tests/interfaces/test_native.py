@@ -727,6 +727,110 @@ def test_the_head_does_not_wait_for_a_slow_first_piece(raw):
         assert peer.until(b"0\r\n\r\n") == b"4\r\ndata\r\n0\r\n\r\n"
 
 
+def test_a_stream_that_waits_under_a_head_that_cannot_be_sent_is_closed(raw, caplog):
+    app = App()
+    closed = []
+
+    async def pieces():
+        try:
+            await asyncio.sleep(30)
+            yield b"never"
+        finally:
+            closed.append(True)
+
+    @app.get("/")
+    async def broken():
+        return StreamingResponse(pieces(), headers={"content-length": "many"})
+
+    with live_server(app, access_log=False) as url:
+        answer = raw(url).send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest()
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"many" not in answer
+        assert closed == [True]
+    assert "already running" not in caplog.text
+
+
+class Countdown:
+    """An iterator of one's own, whose steps are what the test wants to await: a coroutine, a future, an object."""
+
+    def __init__(self, kind):
+        self.kind, self.left, self.closed = kind, 3, 0
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        if self.kind == "future":
+            future = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(self.settle, future)
+            return future
+        if self.kind == "object":
+            return Later(self.step())
+        return self.step()
+
+    async def step(self):
+        if self.kind == "coroutine that waits":
+            await asyncio.sleep(0.001)
+        if not self.left:
+            raise StopAsyncIteration
+        self.left -= 1
+        return b"%d" % self.left
+
+    def settle(self, future):
+        if self.left:
+            self.left -= 1
+            future.set_result(b"%d" % self.left)
+        else:
+            future.set_exception(StopAsyncIteration())
+
+    async def aclose(self):
+        self.closed += 1
+
+
+class Later:
+    def __init__(self, coro):
+        self.coro = coro
+
+    def __await__(self):
+        return self.coro.__await__()
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "coroutine that waits", "future", "object"])
+def test_any_asynchronous_iterator_is_a_stream(raw, kind):
+    app = App()
+    made = []
+
+    @app.get("/")
+    async def count():
+        made.append(Countdown(kind))
+        return StreamingResponse(made[-1])
+
+    with live_server(app, access_log=False) as url:
+        answer = raw(url).send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest()
+    assert answer.endswith(b"1\r\n2\r\n1\r\n1\r\n1\r\n0\r\n0\r\n\r\n")
+    assert made[0].closed == 1
+
+
+def test_what_is_no_iterator_of_pieces_is_an_error_of_the_handler(raw, caplog):
+    app = App()
+
+    class Wrong:
+        def __aiter__(self):
+            return self
+
+        def __anext__(self):
+            return 5
+
+    @app.get("/")
+    async def wrong():
+        return StreamingResponse(Wrong())
+
+    with live_server(app, access_log=False) as url:
+        answer = raw(url).send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest()
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert "__anext__ returned 'int', which cannot be awaited" in caplog.text
+
+
 def test_streams_that_fail(raw, caplog):
     app = App()
     closed = []
