@@ -16,6 +16,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -26,6 +27,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from applications.proxies import nginx_command, nginx_config, running
+from deployments.cluster import changed
 from process.running import LIMIT, Running, get_unix, until
 
 from fastserve.process.arguments import help_text
@@ -342,6 +344,56 @@ def free_port() -> int:
 def test_haproxy_takes_its_file() -> None:
     result = subprocess.run(["haproxy", "-c", "-f", str(DEPLOY / "haproxy.cfg")], capture_output=True, text=True)
     assert result.returncode == 0 and not re.search(r"WARNING|ALERT", result.stderr + result.stdout), result.stderr
+
+
+@contextlib.contextmanager
+def mute_host(heard: list[bytes]) -> Iterator[int]:
+    """A host that takes every request and closes without an answer; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        heard.append(client.recv(65536).partition(b" ")[0])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(LIMIT)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("balancer", ["haproxy", "nginx"])
+def test_only_what_may_be_sent_twice_is_sent_again(tmp_path: Path, balancer: str, method: str) -> None:
+    heard: list[bytes] = []
+    front = free_port()
+    with mute_host(heard) as one, mute_host(heard) as two:
+        if balancer == "haproxy":
+            servers = f"  server one 127.0.0.1:{one}\n  server two 127.0.0.1:{two}\n"
+            changes = [(r"(^  server .*\n)+", servers), (r"^  bind .*", f"  bind 127.0.0.1:{front}")]
+            config = changed(
+                "haproxy.cfg", *changes, (r"^  default-server .*\n", ""), (r"^  maxconn .*", "  maxconn 99")
+            )
+            command = ["haproxy", "-db", "-f", str(tmp_path / "config")]
+        else:
+            servers = f"  server 127.0.0.1:{one};\n  server 127.0.0.1:{two};\n"
+            changes = [(r"(^  server [\d.]+:.*\n)+", servers), (r"listen 80;", f"listen 127.0.0.1:{free_port()};")]
+            config = changed("nginx.conf", *changes, (r"listen 443", f"listen 127.0.0.1:{front}"), (r" ssl;", ";"))
+            config = nginx_config(tmp_path, re.sub(r"^  ssl_.*\n", "", config, flags=re.MULTILINE))
+            command = nginx_command(tmp_path)
+        with (
+            running(command, tmp_path, config, [front]),
+            socket.create_connection(("127.0.0.1", front), LIMIT) as client,
+        ):
+            client.sendall(f"{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            assert client.recv(4096).startswith(b"HTTP/1.1 502 ")
+    assert set(heard) == {method.encode()}
+    assert len(heard) == 1 if method == "POST" else len(heard) > 1
 
 
 def nginx_here(text: str, folder: Path) -> str:
