@@ -1,5 +1,6 @@
 """Write the pages that are made from the code's own tables: docs/states.md, docs/errors.md, docs/configuration.md,
-docs/metrics.md; docs/api.md from the docstrings; docs/from-NAME.md from docs/migration.toml.
+docs/metrics.md; docs/api.md from the docstrings; docs/from-NAME.md from docs/migration.toml; the files of deploy/ that
+docs/deploy.md shows.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit code 1 if one of them is stale
@@ -125,6 +126,21 @@ def metrics_part() -> str:
         labels = ", ".join(f"`{label}`" for label in family.labels)
         lines.append(_row([f"`{family.full_name}`", family.type, labels, family.help]))
     return "\n".join([*lines, "", END])
+
+
+SHOWN = re.compile(r"^<!-- the file (deploy/\S+) -->\n.*?^<!-- end of the file -->$", re.DOTALL | re.MULTILINE)
+LANGUAGES = {".yaml": "yaml", ".yml": "yaml", ".conf": "nginx", ".cfg": "haproxy", "": "dockerfile"}  # others: ini
+
+
+def with_files(present: str) -> str:
+    """`present` with the files of the clone that it shows as they are."""
+
+    def shown(match: re.Match[str]) -> str:
+        file = Path(__file__).resolve().parent.parent / match[1]
+        text = f"```{LANGUAGES.get(file.suffix, 'ini')}\n{file.read_text(encoding='utf-8')}```"
+        return f"<!-- the file {match[1]} -->\n\n{text}\n\n<!-- end of the file -->"
+
+    return SHOWN.sub(shown, present)
 
 
 def errors_page() -> str:
@@ -303,10 +319,12 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     states, options, metrics = DOCS / "states.md", DOCS / "configuration.md", DOCS / "metrics.md"
+    deploy = DOCS / "deploy.md"
     fresh = {
         states: _between(states.read_text(encoding="utf-8"), BEGIN, states_part(), "states.md"),
         options: _between(options.read_text(encoding="utf-8"), BEGIN_OPTIONS, options_part(), "configuration.md"),
         metrics: _between(metrics.read_text(encoding="utf-8"), BEGIN_METRICS, metrics_part(), "metrics.md"),
+        deploy: with_files(deploy.read_text(encoding="utf-8")),
         DOCS / "errors.md": errors_page(),
         DOCS / "api.md": api_page(),
     }

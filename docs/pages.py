@@ -26,7 +26,8 @@ CODE = re.compile(r"^(?P<fence>```+|~~~+).*?^(?P=fence)[^\n]*$|`[^`\n]*`", re.DO
 HEADING = re.compile(r"^#+ ", re.MULTILINE)
 PICTURES = {".png", ".svg", ".jpg", ".gif", ".ico"}
 LANGUAGES = {".pyx": "cython", ".pxd": "cython", ".pyi": "python", ".py": "python", ".c": "c", ".h": "c",
-             ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".service": "ini", ".socket": "ini"}  # fmt: skip
+             ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".service": "ini", ".socket": "ini",
+             ".env": "ini", ".conf": "nginx", ".cfg": "text"}  # fmt: skip
 
 
 def on_config(config: Any) -> Any:
@@ -140,4 +141,5 @@ def _content(path: str) -> str | bytes:
     if file.suffix == ".md":
         return text if HEADING.search(text) else f"# {path}\n\n{text}"
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 3)
-    return f"# {path}\n\n{fence}{LANGUAGES.get(file.suffix, 'text')}\n{text}\n{fence}\n"
+    language = "dockerfile" if file.name == "Dockerfile" else LANGUAGES.get(file.suffix, "text")
+    return f"# {path}\n\n{fence}{language}\n{text}\n{fence}\n"

@@ -1,7 +1,7 @@
 """cli: arguments to Config to run. The command `fastserve MODULE:APP`.
 
 Room: the top. Called by: the console script, __main__.py; nobody imports it. Calls: process (sources, arguments, check,
-run).
+completion, run).
 Every error of the operator is one line on stderr and a non-zero exit code.
 """
 
@@ -13,11 +13,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
-from fastserve.process.arguments import help_text
+from fastserve.process.arguments import Command, help_text
+from fastserve.process.completion import SHELLS, script
 from fastserve.process.envfile import real_environment
 from fastserve.process.logs import painter
 from fastserve.process.sources import gather, print_config
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     code = 1
     try:
-        code = COMMANDS[given[0]](given[1:]) if given and given[0] in COMMANDS else serve(given)
+        code = COMMANDS[given[0]].run(given[1:]) if given and given[0] in COMMANDS else serve(given)
     except ConfigError as error:
         details = getattr(error, "details", "")  # the traceback of the application, which is not ours to hide
         code = complain(f"{details}fastserve: error: {_one_line(str(error))}", error.exit_code)
@@ -109,8 +110,18 @@ def examine(arguments: Sequence[str]) -> int:
 CHECK_COLOURS = {"ok": "32", "note": "36", "warning": "33", "error": "31;1"}
 
 
+def complete(arguments: Sequence[str]) -> int:
+    """fastserve completion: the script that teaches a shell to complete our command lines."""
+    if "-h" in arguments or "--help" in arguments:
+        return show_help(arguments)
+    if len(arguments) != 1:
+        raise ConfigError(f"a shell is missing: fastserve completion {'|'.join(SHELLS)}", exit_code=2)
+    sys.stdout.write(script(arguments[0], COMMANDS))
+    return 0
+
+
 def show_help(_arguments: Sequence[str]) -> int:
-    sys.stdout.write(help_text(painter(sys.stdout)))
+    sys.stdout.write(help_text(COMMANDS, painter(sys.stdout)))
     return 0
 
 
@@ -119,13 +130,20 @@ def show_version(_arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "check": examine,
-    "dev": develop,
-    "help": show_help,
-    "version": show_version,
+COMMANDS: dict[str, Command] = {
+    "dev": Command(develop, "MODULE:APP [options]", "serve it while you write it: reload, colours, everything told"),
+    "check": Command(
+        examine,
+        "MODULE:APP [options]",
+        "say whether it would serve, and serve well on this machine",
+        (("--json", "", "say it as JSON"),),
+    ),
+    "completion": Command(complete, "|".join(SHELLS), "print the script that completes these lines in a shell"),
+    "help": Command(show_help, "", "print this help"),
+    "version": Command(show_version, "", "print the version"),
 }
-"""A first word that stands here is a command; any other is an application (a module of that name: `help:app`)."""
+"""A first word that stands here is a command; any other is an application (a module of that name: `help:app`). The help
+and the completion of shells are made from this table."""
 
 
 # ---------------------------------------------------------------------------------------------------------- ending

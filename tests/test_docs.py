@@ -59,6 +59,8 @@ def test_the_generator_notices_a_stale_page(tmp_path: Path) -> None:
     marked = f"{generate.BEGIN_OPTIONS}\nold\n{generate.END}\n"
     (tmp_path / "configuration.md").write_text(marked, encoding="utf-8")
     (tmp_path / "metrics.md").write_text(f"{generate.BEGIN_METRICS}\nold\n{generate.END}\n", encoding="utf-8")
+    marked = "<!-- the file deploy/shop.socket -->\nold\n<!-- end of the file -->\n"
+    (tmp_path / "deploy.md").write_text(marked, encoding="utf-8")
     for peer in generate.migrations():
         marked = f"{generate.BEGIN_MIGRATION}\nold\n{generate.END}\n"
         (tmp_path / f"from-{peer}.md").write_text(marked, encoding="utf-8")
@@ -66,6 +68,7 @@ def test_the_generator_notices_a_stale_page(tmp_path: Path) -> None:
     assert "old" in (tmp_path / "states.md").read_text(encoding="utf-8")
     assert generate.main([]) == 0
     assert generate.main(["--check"]) == 0
+    assert "ListenStream=" in (tmp_path / "deploy.md").read_text(encoding="utf-8")
     text = (tmp_path / "states.md").read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     (tmp_path / "states.md").write_text("no marks", encoding="utf-8")

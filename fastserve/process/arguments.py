@@ -9,21 +9,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
 from fastserve.process.config import OPTIONS, Config, Option
 from fastserve.process.values import CONVERTERS
 
-__all__ = ["default_text", "flags_of", "help_text", "make_parser", "parse"]
+__all__ = ["Command", "default_text", "flags_of", "help_text", "make_parser", "parse"]
 
 USAGE_ERROR = 2
-USAGE = """\
-fastserve MODULE:APP [options]          serve an application over HTTP/1.1
-fastserve dev MODULE:APP [options]      serve it while you write it: reload, colours, everything told
-fastserve check MODULE:APP [options]    say whether it would serve, and serve well on this machine (--json)"""
 EPILOG = """\
 MODULE:APP names the application: "shop.web:app". A bare MODULE is tried for "app", then "application".
 Every option can also be FASTSERVE_NAME in the environment, or a key in fastserve.toml or [tool.fastserve] of
@@ -42,6 +38,20 @@ OTHERS: tuple[tuple[str, str, str], ...] = (
     ("-h, --help", "", "print this help and end"),
 )
 """What is no option of a server: flag, metavar, explanation."""
+
+
+class Command(NamedTuple):
+    """A first word of the command line (the table COMMANDS of cli.py), for whoever runs it, explains it, completes it."""
+
+    run: Callable[[Sequence[str]], int]
+    takes: str  # what follows: "MODULE:APP [options]", "FILE", "one|two"
+    about: str  # short, for the help
+    flags: tuple[tuple[str, str, str], ...] = ()  # its own, as in OTHERS
+
+    @property
+    def serves(self) -> bool:
+        """Does it take an application, and with it every option of the server?"""
+        return self.takes.startswith("MODULE:APP")
 
 
 class Parser(argparse.ArgumentParser):
@@ -118,12 +128,17 @@ def default_text(name: str) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def help_text(paint: Callable[[str, str], str] = lambda _code, text: text) -> str:
-    """The help. `paint(code, text)` colours; by default nothing is coloured."""
+def help_text(
+    commands: Mapping[str, Command] | None = None, paint: Callable[[str, str], str] = lambda _code, text: text
+) -> str:
+    """The help. `commands`: the first words to explain. `paint(code, text)` colours; by default nothing is coloured."""
+    usages = {"fastserve MODULE:APP [options]": "serve an application over HTTP/1.1"}
+    for name, command in (commands or {}).items():
+        usages[f"fastserve {name} {command.takes}".rstrip()] = command.about
+    width = max(map(len, usages)) + 2
     lines = []
-    for index, usage in enumerate(USAGE.splitlines()):
-        command, gap, about = usage.partition("  ")
-        lines.append(("Usage: " if index == 0 else "       ") + paint("1", command) + gap + about)
+    for index, (usage, about) in enumerate(usages.items()):
+        lines.append(("Usage: " if index == 0 else "       ") + paint("1", usage) + " " * (width - len(usage)) + about)
     groups: dict[str, list[str]] = {}
     for name, option in OPTIONS.items():
         about = option.help

@@ -1,8 +1,8 @@
 """Three hosts and a balancer, each in a network namespace of its own, tied by a bridge: a small cluster on one machine.
 
 A host runs the whole of fastserve, supervisor, workers and admin port, as it would on a machine of its own. The balancer
-is Debian's nginx or HAProxy, in the namespace where the clients are too. Nothing touches the machine's own network.
-Needs root, as namespaces do.
+is Debian's nginx or HAProxy with its file of deploy/, in the namespace where the clients are too. Nothing touches the
+machine's own network. Needs root, as namespaces do.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from applications.proxies import nginx_command, nginx_config
 from process.running import LIMIT, Running, until
 
 TESTS = Path(__file__).parent.parent
+DEPLOY = TESTS.parent / "deploy"
 HOSTS = 3
 APP_PORT, ADMIN_PORT, FRONT_PORT = 8000, 9400, 8080
 CHECK_MS = 100  # between HAProxy's health checks; two that fail, or one that succeeds, decide
@@ -205,58 +207,42 @@ class Cluster:
             setattr(result, name, value)
 
 
-def haproxy(folder: Path, hosts: list[Host], retries: bool) -> str:
-    """Health checks ask /readyz on the admin port. Retries: those that are safe for what may be sent twice."""
-    retry = (
-        "retries 3\n  option redispatch 1\n  retry-on conn-failure empty-response response-timeout"
-        if retries
-        else "retries 0"
+def changed(name: str, *changes: tuple[str, str]) -> str:
+    """A file of deploy/, as it stands but for what this cluster has otherwise: addresses, and waits that are shorter."""
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    for pattern, new in changes:
+        text, count = re.subn(pattern, new, text, flags=re.MULTILINE)
+        assert count, f"deploy/{name} has no {pattern}"
+    return text
+
+
+def haproxy(_folder: Path, hosts: list[Host], retries: bool) -> str:
+    """deploy/haproxy.cfg, with its retries or with none."""
+    servers = "\n".join(f"  server {host.namespace} {host.address}:{APP_PORT}" for host in hosts)
+    without = [] if retries else [(r"^  retries .*\n  option redispatch .*\n  retry-on .*", "  retries 0")]
+    return changed(
+        "haproxy.cfg",
+        (r"^  maxconn .*", "  maxconn 1000"),
+        (r"^  timeout server .*", "  timeout server 3s"),
+        (r"^  bind .*", f"  bind 127.0.0.1:{FRONT_PORT}"),
+        (r" inter 1s ", f" inter {CHECK_MS}ms "),
+        (r"(^  server .*\n?)+", servers + "\n"),
+        *without,
     )
-    servers = "\n".join(
-        f"  server {host.namespace} {host.address}:{APP_PORT} check port {ADMIN_PORT} inter {CHECK_MS}ms fall 2 rise 1"
-        for host in hosts
-    )
-    return f"""
-global
-  maxconn 1000
-defaults
-  mode http
-  timeout connect 1s
-  timeout client 30s
-  timeout server 3s
-  timeout http-keep-alive 60s
-  timeout check 500ms
-  {retry}
-frontend front
-  bind 127.0.0.1:{FRONT_PORT}
-  default_backend hosts
-backend hosts
-  balance leastconn
-  option httpchk GET /readyz
-{servers}
-"""
 
 
 def nginx(folder: Path, hosts: list[Host], retries: bool) -> str:
-    """The open source nginx has no health checks of its own: it learns from requests that failed."""
-    servers = "\n".join(f"    server {host.address}:{APP_PORT} max_fails=1 fail_timeout=2s;" for host in hosts)
-    http = f"""
-  upstream hosts {{
-{servers}
-    keepalive 16;
-  }}
-  server {{
-    listen 127.0.0.1:{FRONT_PORT};
-    keepalive_requests 100000;
-    location / {{
-      proxy_pass http://hosts;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host $host;
-      proxy_connect_timeout 1s;
-      proxy_read_timeout 3s;
-      proxy_next_upstream {"error timeout" if retries else "off"};
-    }}
-  }}
-"""
+    """deploy/nginx.conf, with its retries or with none. The open source nginx has no health checks of its own: it learns
+    from requests that failed."""
+    servers = "".join(f"  server {host.address}:{APP_PORT} max_fails=1 fail_timeout=2s;\n" for host in hosts)
+    without = [] if retries else [(r"proxy_next_upstream .*;", "proxy_next_upstream off;")]
+    http = changed(
+        "nginx.conf",
+        (r"(^  server [\d.]+:\d+ .*;\n)+", servers),
+        (r"^  listen 80;", f"  listen 127.0.0.1:{FRONT_PORT + 1};"),
+        (r"^  listen 443 ssl;", f"  listen 127.0.0.1:{FRONT_PORT};"),
+        (r"^  ssl_certificate.*\n", ""),
+        (r"proxy_read_timeout .*;", "proxy_read_timeout 3s;"),
+        *without,
+    )
     return nginx_config(folder, http)
