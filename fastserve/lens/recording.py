@@ -138,8 +138,10 @@ class WorkerRecording:
             events, bad = area.events()
             lost = area.lost + bad
             texts, stacks = area.strings()
-            for number in {event.b for event in events if event.b & RECENT and event.kind == Kind.REQUEST_BEGIN}:
-                if (called := area.recent(number)) is not None:
+            numbers = {event.b for event in events if event.kind == Kind.REQUEST_BEGIN}
+            numbers |= {event.a >> 32 for event in events if event.kind == Kind.STALL}
+            for number in numbers:
+                if number & RECENT and (called := area.recent(number)) is not None:
                     texts[number] = called
             delay = list(struct.unpack_from(f"<{DELAYS}Q", page, DELAY_OFFSET))
         running = figures["running"]
