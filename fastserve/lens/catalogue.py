@@ -15,6 +15,7 @@ from fastserve.lens.recording import Frame
 __all__ = ["CATALOGUE", "Finding", "Rule", "code_of"]
 
 MS = 1_000_000
+GRAVE = ("FS001", "FS005", "FS006", "FS012", "FS017")
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,11 @@ class Finding:
     worst_ns: int = 0
     total_ns: int = 0  # by which findings are compared: all that it cost whomever
     requests: list[str] = field(default_factory=list)  # some examples, the worst first
-    fix: str = ""
+    fix: str = ""  # the rule's, unless a better one is known
     within: str = ""  # the code of a more telling finding of the same line
+
+    def __post_init__(self) -> None:
+        self.fix = self.fix or self.rule.fix
 
     @property
     def code(self) -> str:
@@ -202,8 +206,13 @@ class Finding:
         return place(self.frame)
 
     @property
-    def advice(self) -> str:
-        return self.fix or self.rule.fix
+    def title(self) -> str:
+        return self.rule.name
+
+    @property
+    def level(self) -> str:
+        """ "error" if others suffer, "warning", or "note" for a hint."""
+        return "note" if self.rule.hint else "error" if self.rule.code in GRAVE else "warning"
 
     @property
     def link(self) -> str:
@@ -223,8 +232,8 @@ class Finding:
             "total_ms": round(self.total_ns / MS, 3),
             "requests": self.requests,
             "sure": self.rule.sure,
-            "hint": self.rule.hint,
-            "fix": self.advice,
+            "level": self.level,
+            "fix": self.fix,
             "within": self.within or None,
             "link": self.link,
         }

@@ -197,7 +197,7 @@ def test_what_a_finding_says(program: Program, text: str, shop: str) -> None:
 
 def test_what_replaces_a_blocking_call_is_told(shop: str) -> None:
     def fix(program: Program) -> str:
-        return next(one.advice for one in told_by(program, shop) if one.code == "FS005")
+        return next(one.fix for one in told_by(program, shop) if one.code == "FS005")
 
     assert fix(sleeps_blocking) == "use await asyncio.sleep() instead of time.sleep()"
     assert "httpx.AsyncClient" in fix(asks_a_library)
