@@ -183,6 +183,7 @@ COMMANDS: dict[str, Command] = {
             *SOME,
             ("--with-source", "", "put the text of lines into the page"),
             ("--strip-paths", "", "leave out the folders of files"),
+            IGNORE,
         ),
     ),
     "doctor": Command(

@@ -23,7 +23,7 @@ from fastserve.errors import ConfigError, LensError
 from fastserve.lens import doctor as examination
 from fastserve.lens.explain import explain as told
 from fastserve.lens.explain import nothing_recorded
-from fastserve.lens.findings import parse_ignored
+from fastserve.lens.findings import find, parse_ignored
 from fastserve.lens.model import Model, RequestTrace, build, place
 from fastserve.lens.recording import Recording, running, switch
 from fastserve.lens.top import Top, plain
@@ -217,7 +217,8 @@ def trace(given: argparse.Namespace) -> int:
         return _complain(_nothing(model, given), NOTHING)
     if suffix == ".html":
         page = import_module("fastserve.lens.page")
-        text = page.render(model, with_source=given.with_source, strip_paths=given.strip_paths)
+        found = find(model, ignored=parse_ignored(given.ignore))
+        text = page.render(model, with_source=given.with_source, strip_paths=given.strip_paths, findings=found)
     else:
         perfetto = import_module("fastserve.lens.perfetto")
         text = perfetto.render(model, strip_paths=given.strip_paths)
