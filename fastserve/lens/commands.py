@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +215,13 @@ def trace(given: argparse.Namespace) -> int:
     if not model.requests:
         return _complain(_nothing(model, given), NOTHING)
     if suffix == ".html":
-        page = import_module("fastserve.lens.page")
+        from fastserve.lens import page
+
         found = find(model, ignored=parse_ignored(given.ignore))
         text = page.render(model, with_source=given.with_source, strip_paths=given.strip_paths, findings=found)
     else:
-        perfetto = import_module("fastserve.lens.perfetto")
+        from fastserve.lens import perfetto
+
         text = perfetto.render(model, strip_paths=given.strip_paths)
     _write(path, text)
     inside = (

@@ -151,6 +151,28 @@ def test_trace_keeps_a_recording_that_every_command_reads(run: Run, shop: str, t
     assert run("explain", "kept.fsx", "last") == run("explain", shop, "last")
 
 
+def test_trace_writes_a_page_and_a_file_for_perfetto(run: Run, shop: str, tmp_path: Path) -> None:
+    code, out, err = run("trace", shop, "-o", "shop.html")
+    assert code == 0 and err == ""
+    assert out.startswith("shop.html: 4 requests; it holds paths of files and names of functions")
+    page = (tmp_path / "shop.html").read_text(encoding="utf-8")
+    assert "/home/me/shop/reports.py" in page and "FS001" in page
+    assert stat.S_IMODE(os.stat(tmp_path / "shop.html").st_mode) == 0o600
+    code, out, _ = run("trace", shop, "-o", "shop.json", "--route", "/report", "--strip-paths")
+    assert code == 0 and out == "shop.json: 1 request; it holds names of functions\n"
+    text = (tmp_path / "shop.json").read_text(encoding="utf-8")
+    assert "reports.py" in text and "/home/me" not in text and json.loads(text)
+    assert run("trace", shop)[1].startswith("trace.html: ")
+
+
+def test_what_is_ignored_is_not_in_the_page(run: Run, shop: str, tmp_path: Path) -> None:
+    run("trace", shop, "-o", "shop.html", "--ignore", "FS001")
+    assert (
+        "blocked-loop"
+        not in (tmp_path / "shop.html").read_text(encoding="utf-8").partition('type="application/json"')[2]
+    )
+
+
 def test_a_trace_that_cannot_be_written_is_one_line(run: Run, shop: str) -> None:
     code, _, err = run("trace", shop, "-o", "no/such/folder.fsx")
     assert code == 2 and err.startswith("fastserve: error: cannot write 'no/such/folder.fsx'") and err.count("\n") == 1
