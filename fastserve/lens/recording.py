@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from fastserve.errors import LensError
 from fastserve.process import lensfile
+from fastserve.telemetry.lens.modes import LensMode, Mode, parse_mode
 
 __all__ = [
     "Builder",
@@ -80,16 +81,20 @@ HEADER: dict[str, tuple[int, str]] = {
     "running_stack": (192, "I"),
     "cost_ns": (196, "I"),
     "running_since_ns": (200, "q"),
+    "recent_offset": (336, "Q"),
+    "recent_capacity": (344, "Q"),
+    "recent_used": (352, "Q"),
 }
 """The header of an area: name -> (offset, type in `struct`'s letters), little-endian. The server's side is memory.pyx."""
 
 MAGIC = b"FSLENS\0\1"
 VERSION = 1
 DELAY_OFFSET, DELAYS = 208, 16
-MODES = ("off", "ready", "stalls", "sample", "slow", "full")
 EVENT = struct.Struct("<QQIHHQII")
 TEXT, STACK, CODE = 1, 2, 3  # kinds of entries among the texts
 ENTRY = struct.Struct("<IHH")
+RECENT = 1 << 31  # of a text's id: it is in the ring of what requests are called
+RECENT_MARGIN = 512  # bytes of that ring that may be being overwritten, beyond what is known to be
 STATES = ("unknown", "running", "ready", "waiting")
 DEAD = 4  # SeatState.DEAD
 
@@ -195,13 +200,10 @@ def request_id(slot: int, request: int) -> str:
 
 def mode_text(mode: int, sample: int, slow_ns: int) -> str:
     """ "sample:100", "slow:200ms", "full": as it is written after --lens."""
-    word = MODES[mode] if 0 <= mode < len(MODES) else "off"
-    if word == "sample":
-        return f"sample:{sample}"
-    if word == "slow":
-        ms = slow_ns / 1e6
-        return f"slow:{ms:g}ms"
-    return word
+    try:
+        return str(LensMode(Mode(mode), sample, slow_ns))
+    except ValueError:  # no mode of this version
+        return "off"
 
 
 # ------------------------------------------------------------------------------------------------------ one area
@@ -221,6 +223,7 @@ class Area:
     page: bytes
     header: dict[str, int]
     texts: bytes
+    recents: bytes  # the ring of what requests are called, where each would fill the texts
     ring: bytes
     lost: int  # events overwritten before we came, or while we read
 
@@ -233,15 +236,18 @@ class Area:
                 raise LensError("the memory of a worker is cut short")
             header = _header(page)
             head, capacity = header["ring_head"], header["ring_capacity"]
-            ring_end, text_end = (
+            recents_held = min(header["recent_used"], header["recent_capacity"])
+            ends = (
                 header["ring_offset"] + capacity * EVENT.size,
                 header["text_offset"] + header["text_used"],
+                header["recent_offset"] + recents_held,
             )
-            if max(ring_end, text_end) > size or capacity == 0:
+            if max(ends) > size or capacity == 0:
                 raise LensError("the memory of a worker is damaged: its parts do not fit in it")
             held = min(head, capacity)
             ring = read(header["ring_offset"], held * EVENT.size)
             texts = read(header["text_offset"], header["text_used"])  # later: what the events name is there by now
+            recents = read(header["recent_offset"], recents_held)
             again = _header(read(0, PAGE))
             if again["started_ns"] == header["started_ns"] and again["ring_head"] >= head:
                 break
@@ -254,9 +260,10 @@ class Area:
         if head > capacity:  # the oldest is where the next will be written
             cut = head % capacity * EVENT.size
             ring = ring[cut:] + ring[:cut]
-        if len(ring) < held * EVENT.size or len(texts) < header["text_used"]:
+        if len(ring) < held * EVENT.size or len(texts) < header["text_used"] or len(recents) < recents_held:
             raise LensError("the memory of a worker is cut short")
-        return cls(page, header, texts, ring[(first - (head - held)) * EVENT.size :], first)
+        header["recent_used"] = max(again["recent_used"], header["recent_used"])
+        return cls(page, header, texts, recents, ring[(first - (head - held)) * EVENT.size :], first)
 
     @classmethod
     def unpack(cls, data: bytes, lost: int | None) -> Area:
@@ -273,11 +280,14 @@ class Area:
         count = len(self.ring) // EVENT.size
         page = bytearray(self.page)
         # Room for one event more than there are: a reader, who gives up the place of the next one, loses none.
-        values = {"ring_head": count, "ring_capacity": count + 1, "ring_offset": PAGE + len(texts)}
+        values = {"ring_head": count, "ring_capacity": count + 1, "recent_used": self.header["recent_used"]}
         values |= {"text_offset": PAGE, "text_used": len(self.texts), "text_capacity": len(texts)}
+        recents = self.recents + bytes(min(values["recent_used"], self.header["recent_capacity"]) - len(self.recents))
+        recents += bytes(-len(recents) % 8)
+        values |= {"recent_offset": PAGE + len(texts), "ring_offset": PAGE + len(texts) + len(recents)}
         for name, value in values.items():
             _store(page, name, value)
-        return bytes(page) + texts + self.ring + bytes(EVENT.size)
+        return bytes(page) + texts + recents + self.ring + bytes(EVENT.size)
 
     def events(self) -> tuple[list[Event], int]:
         """All that can be meant, and how many cannot."""
@@ -305,6 +315,23 @@ class Area:
                 raw[number] = body
             at += ENTRY.size + (length + 7 & ~7)
         return texts, {number: _stack(body, codes) for number, body in raw.items()}
+
+    def recent(self, number: int) -> str | None:
+        """What a request is called, if that is still there. Its id says where it stood in all that was ever written."""
+        used, capacity = self.header["recent_used"], self.header["recent_capacity"]
+        age = (used // 8 - number) % RECENT * 8  # bytes written since it was
+        if not 0 < age <= capacity - RECENT_MARGIN:
+            return None
+        at = (used // 8 * 8 - age) % capacity
+        if at + ENTRY.size > len(self.recents):
+            return None
+        found, kind, length = ENTRY.unpack_from(self.recents, at)
+        body = self.recents[at + ENTRY.size : at + ENTRY.size + length]
+        return (
+            body.decode("utf-8", "backslashreplace")
+            if found == number and kind == TEXT and len(body) == length
+            else None
+        )
 
 
 def _stack(body: bytes, codes: Mapping[int, tuple[str, str]]) -> Stack:
@@ -373,6 +400,9 @@ class WorkerRecording:
             events, bad = area.events()
             lost = area.lost + bad
             texts, stacks = area.strings()
+            for number in {event.b for event in events if event.b & RECENT and event.kind == Kind.REQUEST_BEGIN}:
+                if (called := area.recent(number)) is not None:
+                    texts[number] = called
             delay = list(struct.unpack_from(f"<{DELAYS}Q", page, DELAY_OFFSET))
         running = figures["running"]
         live = []
@@ -686,13 +716,11 @@ def switch(target: str | int | None, mode: str) -> None:
 
     `target`: as of Recording.take(). LensError in one line if that cannot be done.
     """
-    from fastserve.telemetry.lens.modes import parse
-
     try:
-        wanted = parse(mode)
+        wanted = parse_mode(mode)
     except ValueError as error:
         raise LensError(str(error)) from None
-    if wanted.mode == MODES.index("off"):
+    if wanted.mode is Mode.OFF:
         raise LensError("a running lens cannot be taken off; `ready` records nothing")
     registration = lensfile.find(target)
     with _opened(registration, writing=True) as memory:
@@ -711,8 +739,9 @@ class WorkerBuilder:
         self._capacity = capacity
         self._ids: dict[Any, int] = {}
         self._texts = bytearray()
+        self._recents = bytearray()
         self._events: list[Event] = []
-        self._header = {"mode": MODES.index(mode), "started_ns": 1, "mechanism": 1, **header}
+        self._header = {"mode": Mode[mode.upper()], "started_ns": 1, "mechanism": 1, **header}
         self._flights: list[dict[str, Any]] = []
         self.delay = [0] * DELAYS
         self.figures: dict[str, Any] = {}
@@ -725,6 +754,12 @@ class WorkerBuilder:
 
     def text(self, text: str) -> int:
         return self._entry(TEXT, text, text.encode())
+
+    def request_text(self, text: str) -> int:
+        """As text(), in the ring of what requests are called."""
+        number = RECENT | len(self._recents) // 8
+        self._recents += ENTRY.pack(number, TEXT, len(text.encode())) + text.encode() + bytes(-len(text.encode()) % 8)
+        return number
 
     def code(self, file: str, function: str, first: int = 1) -> int:
         body = f"{file}\0{function}\0{first}"
@@ -777,7 +812,7 @@ class WorkerBuilder:
 
     def memory(self) -> bytes:
         """The area, as a server would have it."""
-        texts_at, ring_at = PAGE, PAGE + len(self._texts)
+        texts_at, recents_at, ring_at = PAGE, PAGE + len(self._texts), PAGE + len(self._texts) + len(self._recents)
         page = bytearray(PAGE)
         page[:8] = MAGIC
         values = {
@@ -787,12 +822,15 @@ class WorkerBuilder:
             "seat": self.slot,
             "generation": 1,
             "started_unix_ns": 1_700_000_000_000_000_000,
-            "sample": 100 if self._header["mode"] == MODES.index("sample") else 0,
+            "sample": 100 if self._header["mode"] == Mode.SAMPLE else 0,
             "ring_head": len(self._events),
             "ring_capacity": self._capacity,
             "text_used": len(self._texts),
             "text_capacity": len(self._texts),
             "text_offset": texts_at,
+            "recent_used": len(self._recents),
+            "recent_capacity": 1 << 19,
+            "recent_offset": recents_at,
             "ring_offset": ring_at,
         }
         for name, value in {**values, **self._header}.items():
@@ -801,7 +839,7 @@ class WorkerBuilder:
         ring = bytearray(self._capacity * EVENT.size)
         for index, event in enumerate(self._events):
             EVENT.pack_into(ring, index % self._capacity * EVENT.size, *event)
-        return bytes(page + self._texts + ring)
+        return bytes(page + self._texts + self._recents + ring)
 
     def seat(self) -> dict[str, Any]:
         """Its seat on the board, as plain values."""

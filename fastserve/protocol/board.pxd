@@ -49,9 +49,23 @@ cdef enum:  # Shed
     FOR_BUFFERS
     SHEDS_MAX
 
+# What a traced request does, as far as the lens has told.
+cdef enum:  # FlightState
+    FLIGHT_UNKNOWN
+    FLIGHT_RUNNING
+    FLIGHT_READY    # it could run, and waits for the loop
+    FLIGHT_WAITING
+
 cdef struct Flight:
     int64_t since_ns        # monotonic; 0: free
+    # --- the lens writes; it all means nothing while `request` is 0 ---
+    int64_t state_since_ns
+    uint32_t request        # its number in this process, from 1; 0: it is not traced
+    uint32_t task           # that did so last
+    uint32_t stack          # where it waits, or where it went on
+    # ---
     uint16_t length
+    uint8_t state           # FlightState
     uint8_t text[FLIGHT_TEXT]
 
 cdef struct Seat:
@@ -129,6 +143,7 @@ cdef class Board:
     cdef Head *_head
     cdef Totals *_totals                # by slot
     cdef readonly int seats
+    cdef readonly int fd                # of the file that the memory is; -1: it has none
     cdef list _wakers                   # (read, write) descriptors by seat
     cdef Seat *at(self, int index) except NULL
     cdef int wake_fd(self, int index) except -2

@@ -3,8 +3,9 @@
 Room:    floor 1, beside everything; below Service and Driver, which write their own seat.
 Called:  by Service and Driver on the hot path (plain stores), by process/ (gives seats, watches, publishes figures).
 
-Made before the first fork and inherited. It outlives every worker: what a dead one was doing can still be read. A writer
-never waits for a reader: a figure is one aligned store, and a text that is being replaced may be read torn, once.
+Made before the first fork and inherited, in a file without a name, which this user's other processes may map as well (see
+process/lensfile.py). It outlives every worker: what a dead one was doing can still be read. A writer never waits for a
+reader: a figure is one aligned store, and a text that is being replaced may be read torn, once.
 """
 
 import mmap
@@ -71,16 +72,22 @@ cdef bint bit(uint64_t *words, int index) noexcept nogil:
 
 
 cdef class Board:
-    """Shared memory for `seats` worker processes, and a descriptor to wake each of them by."""
+    """Shared memory for `seats` worker processes, and a descriptor to wake each of them by.
 
-    def __cinit__(self, int seats):
+    fd: an empty file to have it in, which others may map; it stays the caller's to close. -1: only our children have it.
+    """
+
+    def __cinit__(self, int seats, int fd=-1):
         cdef const uint8_t[::1] view
         cdef int index
         if seats < 1:
             raise ValueError("a board has at least one seat")
         self.seats = seats
         head = (sizeof(Head) + seats * sizeof(Totals) + PAGE - 1) // PAGE * PAGE
-        self._memory = mmap.mmap(-1, head + seats * sizeof(Seat))
+        self.fd = fd
+        if fd >= 0:
+            os.ftruncate(fd, head + seats * sizeof(Seat))
+        self._memory = mmap.mmap(fd, head + seats * sizeof(Seat))
         view = self._memory
         self._head = <Head *>&view[0]
         self._totals = <Totals *>(<uint8_t *>&view[0] + sizeof(Head))
@@ -132,6 +139,11 @@ cdef class Board:
 
     def __len__(self):
         return self.seats
+
+    @property
+    def memory(self):
+        """All of it, as bytes that may be looked at: a memoryview."""
+        return memoryview(self._memory).toreadonly()
 
     def __getitem__(self, int index):
         return SeatView.of(self, index)
@@ -215,6 +227,64 @@ cdef class Board:
         totals.queue_max = most
         totals.queue = length
 
+    def layout(self):
+        """Where things lie in the memory, for who reads it from outside, perhaps in another version: a dict. Fields are
+        name -> [offset in their struct, type in the letters of `struct`]; all else are numbers of bytes, or of things."""
+        cdef Seat *seat = <Seat *>self._data
+        cdef Flight *flight = &seat.flights[0]
+        return {
+            "seats": self.seats,
+            "seats_at": <size_t>(self._data - <uint8_t *>self._head),
+            "seat_bytes": sizeof(Seat),
+            "flights": <int>FLIGHTS_MAX,
+            "flights_at": _at(seat, seat.flights),
+            "flight_bytes": sizeof(Flight),
+            "flight_text": <int>FLIGHT_TEXT,
+            "seat": {
+                "pid": [_at(seat, &seat.pid), "i"],
+                "slot": [_at(seat, &seat.slot), "i"],
+                "state": [_at(seat, &seat.state), "I"],
+                "generation": [_at(seat, &seat.generation), "I"],
+                "started_ns": [_at(seat, &seat.started_ns), "q"],
+                "ready_ns": [_at(seat, &seat.ready_ns), "q"],
+                "pokes": [_at(seat, &seat.pokes), "Q"],
+                "poked_ns": [_at(seat, &seat.poked_ns), "q"],
+                "turns": [_at(seat, &seat.turns), "Q"],
+                "turned_ns": [_at(seat, &seat.turned_ns), "q"],
+                "busy_since_ns": [_at(seat, &seat.busy_since_ns), "q"],
+                "running": [_at(seat, &seat.running), "i"],
+                "connections": [_at(seat, &seat.connections), "I"],
+                "active": [_at(seat, &seat.active), "I"],
+                "accepts": [_at(seat, &seat.accepts), "Q"],
+                "accepts_of_others": [_at(seat, &seat.accepts_of_others), "Q"],
+                "accept_errors": [_at(seat, &seat.accept_errors), "Q"],
+                "served": [_at(seat, &seat.served), "Q"],
+                "by_class": [_at(seat, seat.by_class), "6Q"],
+                "refused": [_at(seat, &seat.refused), "Q"],
+                "bytes_in": [_at(seat, &seat.bytes_in), "Q"],
+                "bytes_out": [_at(seat, &seat.bytes_out), "Q"],
+                "latency": [_at(seat, seat.latency), f"{<int>LATENCY_BUCKETS}Q"],
+                "latency_ns": [_at(seat, &seat.latency_ns), "Q"],
+                "cut": [_at(seat, &seat.cut), "Q"],
+                "raced": [_at(seat, &seat.raced), "Q"],
+                "in_state": [_at(seat, seat.in_state), f"{<int>STATES_MAX}I"],
+                "state_ns": [_at(seat, seat.state_ns), f"{<int>STATES_MAX}Q"],
+                "timeouts": [_at(seat, seat.timeouts), f"{<int>TIMEOUTS_MAX}Q"],
+                "shed": [_at(seat, seat.shed), f"{<int>SHEDS_MAX}Q"],
+                "held": [_at(seat, &seat.held), "Q"],
+            },
+            "flight": {
+                "since_ns": [_at(flight, &flight.since_ns), "q"],
+                "state_since_ns": [_at(flight, &flight.state_since_ns), "q"],
+                "request": [_at(flight, &flight.request), "I"],
+                "task": [_at(flight, &flight.task), "I"],
+                "stack": [_at(flight, &flight.stack), "I"],
+                "state": [_at(flight, &flight.state), "B"],
+                "length": [_at(flight, &flight.length), "H"],
+                "text": [_at(flight, flight.text), f"{<int>FLIGHT_TEXT}s"],
+            },
+        }
+
     cdef Totals *_slot(self, int slot) except NULL:
         if not 0 <= slot < self.seats:
             raise IndexError(f"slot {slot} of {self.seats}")
@@ -254,6 +324,10 @@ cdef class Board:
         wakers, self._wakers = self._wakers, []
         for fd in {fd for ends in wakers for fd in ends}:
             os.close(fd)
+
+
+cdef size_t _at(void *whole, void *part) noexcept:
+    return <size_t>(<uint8_t *>part - <uint8_t *>whole)
 
 
 cdef int _add(Totals *totals, Seat *seat) noexcept:

@@ -27,9 +27,13 @@ from fastserve.lens.recording import (
     Stack,
     Wait,
     WorkerBuilder,
+    WorkerRecording,
     mode_text,
     request_id,
 )
+from fastserve.telemetry.lens import LensMemory, Mode
+
+SEAT = WorkerBuilder(0, 7).seat()
 
 
 def demo() -> Builder:
@@ -231,6 +235,54 @@ def test_any_bytes_in_the_memory_give_a_recording_or_one_line() -> None:
     assert read > 100 and refused > 100
 
 
+def test_what_requests_are_called_is_found_in_the_ring_that_turns() -> None:
+    """The server's own writer; its ring of such texts holds half a MiB, and goes round twice."""
+    memory = LensMemory(1)
+    area = memory.area(0)
+    area.start(0, 4242, 1)
+    names = [f"GET /items/{number:0{20 + number % 90}d}" for number in range(12000)]
+    for number, name in enumerate(names):
+        area.write(Kind.REQUEST_BEGIN, number, request=number + 1, b=area.request(name.encode()))
+    area.write(Kind.MARK, 12000, b=area.text("the end"))
+    data = area.copy()
+    figures = {**SEAT, "pid": 4242}
+    worker = WorkerRecording.of(Area.read(reader(data), len(data)), figures, [])
+    assert len(worker.events) == 12001 and worker.lost == 0 and worker.text(worker.events[-1].b) == "the end"
+    called = [worker.text(event.b) for event in worker.events[:-1]]
+    known = [number for number, text in enumerate(called) if text != "?"]
+    assert known == list(range(known[0], 12000)) and 5000 < len(known) < 9000
+    assert all(called[number] == names[number] for number in known)
+
+    again = Area.unpack(Area.read(reader(data), len(data)).pack(), 0)
+    assert [WorkerRecording.of(again, figures, []).text(event.b) for event in worker.events[:-1]] == called
+
+
+def test_a_builder_calls_requests_as_the_server_does() -> None:
+    builder = Builder()
+    worker = builder.worker()
+    for number in range(3):
+        worker.event(Kind.REQUEST_BEGIN, number, request=number + 1, b=worker.request_text(f"GET /{number}"))
+    (found,) = builder.build().workers
+    assert [found.text(event.b) for event in found.events] == ["GET /0", "GET /1", "GET /2"]
+
+
+def test_readers_and_writers_agree_on_the_header() -> None:
+    area = LensMemory(2).area(1)
+    area.start(7, 4242, 3)
+    area.set_mode(Mode.SLOW, slow_ns=5_000_000)
+    data = area.copy()
+    header = Area.read(reader(data), len(data)).header
+    assert {name: header[name] for name in ("version", "pid", "slot", "seat", "generation", "ring_head")} == {
+        "version": 1,
+        "pid": 4242,
+        "slot": 7,
+        "seat": 1,
+        "generation": 3,
+        "ring_head": 0,
+    }
+    assert (header["ring_capacity"], header["mode"], header["slow_ns"], header["switches"]) == (65536, 4, 5_000_000, 2)
+
+
 # ---------------------------------------------------------------------------------------------------------- files
 
 
@@ -321,9 +373,6 @@ def head(**changes: object) -> dict[str, object]:
     }
 
 
-SEAT = WorkerBuilder(0, 7).seat()
-
-
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -367,4 +416,4 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_page_of_an_area_has_room_for_its_header() -> None:
-    assert max(offset for offset, _ in HEADER.values()) < 208 and EVENT.size == 40 and PAGE == 4096
+    assert max(offset for offset, _ in HEADER.values()) < 512 and EVENT.size == 40 and PAGE == 4096
