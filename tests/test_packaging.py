@@ -115,7 +115,7 @@ def test_metadata_is_built_without_warnings(built: Built) -> None:
     assert not lines, "\n".join(lines)
 
 
-def test_the_wheel_has_modules_stubs_and_declarations_only(built: Built) -> None:
+def test_the_wheel_has_modules_stubs_declarations_and_the_parts_of_pages_only(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         inside = {name for name in archive.namelist() if not name.endswith("/")}
     information = f"fastserve_http-{__version__}.dist-info/"
@@ -124,7 +124,7 @@ def test_the_wheel_has_modules_stubs_and_declarations_only(built: Built) -> None
     expected = {
         name
         for name in files_of_the_clone()
-        if name.startswith("fastserve/") and name.endswith((".py", ".pyi", ".pxd", "py.typed"))
+        if name.startswith("fastserve/") and name.endswith((".py", ".pyi", ".pxd", "py.typed", ".html", ".css", ".js"))
     } | {module + suffix for module in MODULES}
     assert package == expected
     assert {information + name for name in ("METADATA", "entry_points.txt", "licenses/LICENSE")} <= inside

@@ -478,7 +478,7 @@ class _Reader:
             request.body_messages_out += 1
         elif kind == Kind.TASK_SPAWN:
             task = self._task(request, event.task)
-            task.parent, task.name = event.b, self._text(event.a)
+            task.parent, task.name = event.b, self._text(event.a).rpartition("<locals>.")[2]
             self.spawned.setdefault(request.number, {})[event.task] = t
         elif kind == Kind.TASK_END:
             task = self._task(request, event.task)

@@ -49,7 +49,7 @@ from lens.programs import (
     wakes_itself,
     works_quickly,
 )
-from lens.stories import BASE, Story, ns
+from lens.stories import Story
 
 from fastserve.errors import ConfigError
 from fastserve.lens.findings import CATALOGUE, RULES, Finding, find, parse_ignored
@@ -253,5 +253,12 @@ def test_findings_of_many_requests_are_found_in_time() -> None:
     assert codes == ["FS008", "FS007"] or codes == ["FS007", "FS008"]
 
 
-def test_base_is_before_anything_else() -> None:
-    assert ns(0) == BASE
+def test_every_code_has_its_part_in_the_documentation() -> None:
+    text = (DOCS / "findings.md").read_text(encoding="utf-8")
+    for rule in CATALOGUE.values():
+        part = text.partition(f"\n## {rule.code} {rule.name}\n")[2].partition("\n## ")[0]
+        assert len(part.split()) > 45 and "**To do.**" in part, rule.code
+    assert re.findall(r"^## (FS\d+)", text, re.MULTILINE) == list(CATALOGUE)
+    finding = Finding(CATALOGUE["FS005"], "", "")
+    assert finding.link == "docs/findings.md#fs005-sync-io-in-async"
+    assert f"(#{finding.link.partition('#')[2]})" in text
