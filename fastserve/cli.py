@@ -1,7 +1,7 @@
 """cli: arguments to Config to run. The command `fastserve MODULE:APP`.
 
 Room: the top. Called by: the console script, __main__.py; nobody imports it. Calls: process (sources, arguments, check,
-completion, run).
+completion, run); lens (commands).
 Every error of the operator is one line on stderr and a non-zero exit code.
 """
 
@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
@@ -130,6 +130,25 @@ def show_version(_arguments: Sequence[str]) -> int:
     return 0
 
 
+def look(name: str) -> Callable[[Sequence[str]], int]:
+    """The command of that name that looks at a server through the lens. No server imports lens/: it is loaded here."""
+
+    def command(arguments: Sequence[str]) -> int:
+        from fastserve.lens import commands
+
+        return commands.run(name, COMMANDS[name], arguments)
+
+    return command
+
+
+IGNORE = ("--ignore", "CODE[:ROUTE]", "leave out a finding, everywhere or for a route: FS010, FS017:/events*")
+SOME = (
+    ("--route", "PATTERN", "only requests of this route or path: '/items/*'"),
+    ("--slower", "DURATION", "only those that took longer: 200ms"),
+    ("--last", "DURATION", "only those that ended within so long before now: 30s"),
+)
+"""Which of the recorded requests."""
+
 COMMANDS: dict[str, Command] = {
     "dev": Command(develop, "MODULE:APP [options]", "serve it while you write it: reload, colours, everything told"),
     "check": Command(
@@ -137,6 +156,57 @@ COMMANDS: dict[str, Command] = {
         "MODULE:APP [options]",
         "say whether it would serve, and serve well on this machine",
         (("--json", "", "say it as JSON"),),
+    ),
+    "top": Command(
+        look("top"),
+        "[TARGET]",
+        "what a running server does now: loops, routes, requests in flight",
+        (
+            ("--plain", "", "print lines of text instead of a live view"),
+            ("--once", "", "print one look, and end"),
+            ("--every", "SECONDS", "between two looks (default 2)"),
+            IGNORE,
+        ),
+    ),
+    "explain": Command(
+        look("explain"),
+        "[TARGET] [WHICH]",
+        "one request in sentences: where it waited, and for whom",
+        (*SOME, ("--no-source", "", "do not show the text of lines")),
+    ),
+    "trace": Command(
+        look("trace"),
+        "[TARGET] -o FILE",
+        "what is recorded, as a page (.html), for Perfetto (.json), to keep (.fsx)",
+        (
+            ("-o, --output", "FILE", "where to (default trace.html)"),
+            *SOME,
+            ("--with-source", "", "put the text of lines into the page"),
+            ("--strip-paths", "", "leave out the folders of files"),
+            IGNORE,
+        ),
+    ),
+    "doctor": Command(
+        look("doctor"),
+        "[TARGET]",
+        "what is wrong with a server, the main finding first",
+        (
+            ("--for", "DURATION", "switch recording on in a running server, for so long, and back"),
+            ("--json", "", "say it as JSON"),
+            ("--fail-on", "CODES", "exit code 1 if one of these is found: FS001,FS005, any"),
+            IGNORE,
+        ),
+    ),
+    "blackbox": Command(
+        look("blackbox"),
+        "[FILE]",
+        "what a worker was doing when it died",
+        (("--list", "", "list what there is, the newest first"),),
+    ),
+    "lens": Command(
+        look("lens"),
+        "[TARGET] [MODE]",
+        "what a running server records; with a MODE (see --lens), switch it",
     ),
     "completion": Command(complete, "|".join(SHELLS), "print the script that completes these lines in a shell"),
     "help": Command(show_help, "", "print this help"),

@@ -59,6 +59,7 @@ def test_the_generator_notices_a_stale_page(tmp_path: Path) -> None:
     marked = f"{generate.BEGIN_OPTIONS}\nold\n{generate.END}\n"
     (tmp_path / "configuration.md").write_text(marked, encoding="utf-8")
     (tmp_path / "metrics.md").write_text(f"{generate.BEGIN_METRICS}\nold\n{generate.END}\n", encoding="utf-8")
+    (tmp_path / "findings.md").write_text(f"{generate.BEGIN_FINDINGS}\nold\n{generate.END}\n", encoding="utf-8")
     marked = "<!-- the file deploy/shop.socket -->\nold\n<!-- end of the file -->\n"
     (tmp_path / "deploy.md").write_text(marked, encoding="utf-8")
     for peer in generate.migrations():

@@ -52,9 +52,11 @@ __all__ = [
     "Timer",
     "build",
     "function_of",
+    "is_ours",
     "place",
     "shown_frame",
     "user_frame",
+    "user_frames",
 ]
 
 WAKERS = ("unknown", "task", "timer", "io", "thread", "cancel", "self")
@@ -476,7 +478,7 @@ class _Reader:
             request.body_messages_out += 1
         elif kind == Kind.TASK_SPAWN:
             task = self._task(request, event.task)
-            task.parent, task.name = event.b, self._text(event.a)
+            task.parent, task.name = event.b, self._text(event.a).rpartition("<locals>.")[2]
             self.spawned.setdefault(request.number, {})[event.task] = t
         elif kind == Kind.TASK_END:
             task = self._task(request, event.task)
@@ -839,6 +841,11 @@ def _is_own_file(file: str) -> bool:
     return not any(file.startswith(path + "/") for path in _STDLIB)
 
 
+def is_ours(file: str) -> bool:
+    """Is it a file of the server itself?"""
+    return _OURS.search(file) is not None
+
+
 def user_frame(stack: Stack | None) -> Frame | None:
     """The deepest frame that is the user's own: not the standard library's, an installed package's or ours."""
     if stack is not None:
@@ -846,6 +853,11 @@ def user_frame(stack: Stack | None) -> Frame | None:
             if _is_own_file(frame.file):
                 return frame
     return None
+
+
+def user_frames(stack: Stack | None) -> tuple[Frame, ...]:
+    """All of the user's own, outermost first."""
+    return tuple(frame for frame in stack.frames if _is_own_file(frame.file)) if stack is not None else ()
 
 
 def shown_frame(stack: Stack | None) -> Frame | None:

@@ -19,6 +19,7 @@ __all__ = [
     "duration",
     "listed",
     "milliseconds",
+    "readable",
     "share",
     "size",
     "source_line",
@@ -96,16 +97,21 @@ def spot(where: Stack | Frame | None) -> str:
     return f"{place(frame)} ({function})" if function and function != "?" else place(frame)
 
 
+def readable(file: str, recording: Recording) -> bool:
+    """Is the file on this machine, and older than the server? Else its lines may be others by now."""
+    if not file or file.startswith("<"):
+        return False
+    starts = [worker.started_unix_ns for worker in recording.workers if worker.started_unix_ns]
+    try:
+        return not starts or os.stat(file).st_mtime_ns <= min(starts)
+    except (OSError, ValueError):
+        return False
+
+
 def source_line(where: Stack | None, recording: Recording) -> str:
     """The text of the line shown, if its file is on this machine and older than the server; else ""."""
     frame = shown_frame(where)
-    if frame is None or frame.file.startswith("<"):
-        return ""
-    starts = [worker.started_unix_ns for worker in recording.workers if worker.started_unix_ns]
-    try:
-        if starts and os.stat(frame.file).st_mtime_ns > min(starts):
-            return ""
-    except (OSError, ValueError):
+    if frame is None or not readable(frame.file, recording):
         return ""
     text = linecache.getline(frame.file, frame.line).strip()
     return text if len(text) <= 100 else text[:99] + "…"

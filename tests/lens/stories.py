@@ -10,6 +10,8 @@ They are made by recording.Builder, so they pass through the bytes that a server
 
 from __future__ import annotations
 
+import re
+
 from fastserve.lens.model import Model, build
 from fastserve.lens.recording import Builder, Kind, Wait, WorkerBuilder
 
@@ -29,8 +31,9 @@ def ns(ms: float) -> int:
 
 def line(text: str) -> tuple[str, int, str]:
     """A frame: "items.py:41 show" is the user's, "asyncio/locks.py:9 acquire" and "site:asyncpg/pool.py:1 x" are not."""
-    where, _, function = text.partition(" ")
-    file, _, number = where.rpartition(":")
+    found = re.fullmatch(r"(.+):(\d+)(?: (.+))?", text)
+    assert found is not None, text
+    file, number, function = found.groups()
     if file.startswith("site:"):
         file = PACKAGES + file.removeprefix("site:")
     elif file.startswith("lib:"):
