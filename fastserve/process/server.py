@@ -309,6 +309,7 @@ class Server:
     def _look_at_lens(self) -> None:
         assert self._shared is not None
         if self._shared.switched():
+            logger.info("the lens was switched to %s", self._shared.mode)
             self.follow_lens()
         self._lens_look = asyncio.get_running_loop().call_later(LENS_LOOK, self._look_at_lens)
 

@@ -901,6 +901,8 @@ class Supervisor:
             logger.debug("%s is gone", child)
         elif not child.killed_for and not (self._stopping and (self._forced or self._failure is not None)):
             logger.warning("%s %s while %s", child, cause, child.state.value)
+            if code < 0 and child.was_ready:
+                self._tell_last(child, cause)
             if self._stopping and child.was_ready and child.state is not State.RETIRING:
                 self._forced = True
         if self._booted and not self._stopping:

@@ -276,6 +276,22 @@ def test_workers_that_were_told_to_go_leave_no_black_box(serve: Callable[..., Ru
     assert boxes(runtime) == [] and "what it was doing" not in server.err
 
 
+def test_one_that_crashes_on_its_way_out_is_told_of(serve: Callable[..., Running], runtime: Path) -> None:
+    server = serve()
+    (pid,) = server.workers
+    asked = Background(server.port, "/endless")
+    live(server, "GET /endless")
+    server.signal(signal.SIGHUP)
+    server.wait_for("reloaded, generation 2")
+    os.kill(pid, signal.SIGKILL)
+    server.wait_for(rf"worker 1 \(pid {pid}\) was killed by SIGKILL; what it was doing:")
+    server.wait_for(r"  GET /endless, in flight for \d+\.\d\d s")
+    server.wait_for("kept in ")
+    assert len(boxes(runtime)) == 1
+    with pytest.raises(Exception):  # noqa: B017
+        asked.result()
+
+
 def test_with_the_lens_off_it_is_told_and_not_kept(serve: Callable[..., Running], runtime: Path) -> None:
     server = serve("--lens", "off")
     asked = Background(server.port, "/block")
