@@ -151,7 +151,10 @@ class WorkerRecording:
             state = STATES[number] if 0 <= number < len(STATES) else "unknown"
             since = flight["state_since_ns"]
             if flight["index"] == running:
-                state, since = "running", max(since if state == "running" else figures["busy_since_ns"], flight["since_ns"])
+                state, since = (
+                    "running",
+                    max(since if state == "running" else figures["busy_since_ns"], flight["since_ns"]),
+                )
             live.append(
                 Live(
                     seat,
@@ -418,7 +421,16 @@ def _opened(registration: lensfile.Registration, *, writing: bool = False) -> It
         found.append(registration.open("board"))
         found.append(registration.open("lens", writing=writing))
         yield _Memory(registration, found[0], found[1])
-    except (OSError, struct.error, KeyError, TypeError) as error:
+    except (
+        OSError,
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         what = getattr(error, "strerror", None) or "it is not as this version expects it"
         raise LensError(f"cannot read the memory of {registration}: {what}") from None
     finally:

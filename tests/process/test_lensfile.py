@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from fastserve.errors import LensError
+from fastserve.lens.recording import Recording, running
 from fastserve.process import lensfile
 from fastserve.process.config import Config
 from fastserve.process.lensfile import Registration
@@ -211,6 +212,42 @@ def test_nobody_can_shrink_the_memory_of_others(register: Callable[..., Shared])
             with pytest.raises(PermissionError):
                 os.ftruncate(descriptor, size)
         os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layout": []},
+        {"layout": {}},
+        {"layout": {"seats": "many"}},
+        {"seat_bytes": -1},
+        {"seat_bytes": 10**12},
+        {"seats_at": 10**30},
+        {"seats": 10**9},
+        {"flights": 10**9},
+        {"flights_at": 10**9},
+        {"seat": []},
+        {"seat": {"pid": [10**9, "i"]}},
+        {"seat": {"pid": [0, "nonsense"]}},
+        {"seat": {}},
+        {"flight": {}},
+    ],
+)
+def test_a_registration_that_lies_is_one_line(
+    runtime: Path, register: Callable[..., Shared], changes: dict[str, Any]
+) -> None:
+    shared = register()
+    shared.board[0].pid, shared.board[0].state = os.getpid(), 2
+    (path,) = written(runtime)
+    said = json.loads(path.read_text())
+    for name, value in changes.items():
+        where = said if name in said else said["layout"]
+        where[name] = value
+    path.write_text(json.dumps(said))
+    with pytest.raises(LensError) as caught:
+        Recording.take()
+    assert "\n" not in str(caught.value)
+    running()  # passes over it
 
 
 def test_memory_that_its_server_has_closed_is_not_mistaken(runtime: Path, register: Callable[..., Shared]) -> None:
