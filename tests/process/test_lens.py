@@ -247,9 +247,9 @@ def test_what_a_killed_worker_was_doing_is_told_and_kept(serve: Callable[..., Ru
     blocks = Background(server.port, "/block")
     live(server, "GET /block")
     os.kill(pid, signal.SIGKILL)
-    server.wait_for(rf"worker 1 \(pid {pid}\) was killed by SIGKILL; what it was doing:")
+    server.wait_for(rf"worker 1 \(pid {pid}\) was doing this:")
     path = Path(server.wait_for(r"kept in (\S+\.fsx); fastserve blackbox tells more").group(1))
-    at = next(index for index, line in enumerate(server.lines) if "what it was doing:" in line)
+    at = next(index for index, line in enumerate(server.lines) if "was doing this:" in line)
     endless, block = server.lines[at + 1 : at + 3]
     assert re.fullmatch(r"  GET /endless, in flight for \d+\.\d\d s", endless)
     assert re.fullmatch(r"  GET /block, in flight for (\d+\.\d\d) s, running for \d+\.\d\d s", block)
@@ -297,7 +297,7 @@ def test_a_worker_that_dies_idle_is_told_of_too_and_the_newest_boxes_are_kept(
         os.utime(boxes(runtime)[-1])
     (runtime / "mine.fsx").write_bytes(b"a recording of somebody's")
     os.kill(server.workers[0], signal.SIGTERM)  # by a stranger: it stops gracefully, and nobody had told it to
-    server.wait_for("what it was doing:")
+    server.wait_for("was doing this:")
     server.wait_for("  no request was in flight")
     path = Path(server.wait_for(r"kept in (\S+\.fsx)").group(1))
     assert len(boxes(runtime)) == 8 and path in boxes(runtime) and path not in runtime_before
@@ -309,7 +309,7 @@ def test_workers_that_were_told_to_go_leave_no_black_box(serve: Callable[..., Ru
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded, generation 2")
     assert server.stop() == 0
-    assert boxes(runtime) == [] and "what it was doing" not in server.err
+    assert boxes(runtime) == [] and "was doing this" not in server.err
 
 
 def test_one_that_crashes_on_its_way_out_is_told_of(serve: Callable[..., Running], runtime: Path) -> None:
@@ -320,7 +320,7 @@ def test_one_that_crashes_on_its_way_out_is_told_of(serve: Callable[..., Running
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded, generation 2")
     os.kill(pid, signal.SIGKILL)
-    server.wait_for(rf"worker 1 \(pid {pid}\) was killed by SIGKILL; what it was doing:")
+    server.wait_for(rf"worker 1 \(pid {pid}\) was doing this:")
     server.wait_for(r"  GET /endless, in flight for \d+\.\d\d s")
     server.wait_for("kept in ")
     assert len(boxes(runtime)) == 1
@@ -345,7 +345,7 @@ def test_a_worker_that_hangs_is_killed_with_the_line_in_the_log(serve: Callable[
     asked = Background(server.port, "/block")
     line = server.wait_for(r"its event loop has not turned for \d+ s, .* in GET /block at (\S+):\d+ block; in flight:")
     assert line.group(1).endswith("apps.py")
-    server.wait_for(r"was killed by SIGABRT \(its event loop hung for 2 s\); what it was doing:")
+    server.wait_for(r"was killed by SIGABRT \(its event loop hung for 2 s\); starting another")
     server.wait_for(r"  GET /block, in flight for \d+\.\d\d s, running for")
     with pytest.raises(Exception):  # noqa: B017
         asked.result()
