@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import itertools
 import random
 import sys
 import threading
@@ -734,8 +735,7 @@ def test_plain_handlers_executors_and_anyio_threads(run: Any) -> None:
             assert event.a <= event.t and event.dur >= 9_000_000 and event.task in request.tasks
         if runs == 2:
             first, second = sorted(found, key=lambda event: event.t)
-            assert second.t - second.a >= 9_000_000  # it has waited for the only thread
-            assert second.t >= first.t + first.dur
+            assert second.a < first.t + first.dur <= second.t  # it has waited for the only thread
 
 
 def test_what_goes_to_another_process_goes_as_it_is(run: Any) -> None:
@@ -768,7 +768,8 @@ def test_wsgi_in_threads(run: Any) -> None:
             requests = list(server.requests().values())
             runs = sorted((request.one(Kind.THREAD_RUN) for request in requests), key=lambda event: event.t)
             assert all(event.flags == 0 and event.dur >= 9_000_000 for event in runs)
-            assert runs[1].t - runs[1].a >= 9_000_000 and runs[2].t - runs[2].a >= 19_000_000
+            for one, other in itertools.pairwise(runs):
+                assert other.a < one.t + one.dur <= other.t  # there is but one thread
             for request in requests:
                 assert request.one(Kind.REQUEST_BEGIN).flags & 32 and not request.tasks
                 assert request.marks == [f"at {request.text.removeprefix('GET ')}"]

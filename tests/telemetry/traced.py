@@ -147,7 +147,7 @@ def decode(area: Area) -> tuple[dict[int, Request], list[Event]]:
 
 
 def check(requests: dict[int, Request]) -> None:
-    """What holds for whatever ran: the time of each task is cut without a gap, and slices of a loop do not cut each other."""
+    """What holds for whatever ran: a task's time is cut without a gap, and slices of a loop do not cut each other."""
     slices = []
     for request in requests.values():
         for task in request.tasks.values():
