@@ -19,6 +19,7 @@ from fastserve.errors import ConfigError
 from fastserve.process import cpus, envfile, values
 from fastserve.protocol.forwarded import Trust
 from fastserve.telemetry import parse_format
+from fastserve.telemetry.lens.modes import LensMode, parse_mode
 
 __all__ = ["OPTIONS", "Address", "Config", "Option", "TcpAddress", "UnixAddress", "implied", "parse_bind"]
 
@@ -358,7 +359,7 @@ class Config:
     reload_delay: float = _option(
         0.25, "development", "seconds", "from a change to the reload, for the changes that follow it", metavar="S"
     )
-    dev: bool = _option(False, "development", "flag", "as fastserve dev: reload, and a debugging log")
+    dev: bool = _option(False, "development", "flag", "as fastserve dev: reload, a debugging log, and lens full")
 
     ssl_certfile: tuple[str, ...] = _option(
         (),
@@ -399,6 +400,20 @@ class Config:
         None, "tls", "text", "OpenSSL's list of ciphers for TLS 1.2 (default: Python's)", "--ciphers", metavar="LIST"
     )
 
+    name: str | None = _option(
+        None,
+        "output",
+        "text",
+        "what this server is called by fastserve top, trace and explain (default: the application's)",
+        metavar="NAME",
+    )
+    lens: str = _option(
+        "ready",
+        "output",
+        "text",
+        "what is recorded of requests: off, ready, stalls, sample:N (1 in N), slow:200ms, full",
+        metavar="MODE",
+    )
     log_level: str = _option(
         "info",
         "output",
@@ -610,6 +625,9 @@ class Config:
                 set_(self, "workers_note", f"auto: {why}")
                 value = min(value, int(option.most or value))
             set_(self, name, _checked(name, option, value))
+        _ = self.lens_mode
+        if self.name is not None and not re.fullmatch(r"[^\s/]{1,100}", self.name):
+            raise ConfigError(f"name must be a word of 100 characters at most, without '/', not {self.name!r}")
         if self.limit_request_line > self.limit_request_head:
             raise ConfigError("limit-request-line must not be above limit-request-head")
         if self.loop not in LOOPS and not REFERENCE.fullmatch(self.loop):
@@ -743,12 +761,25 @@ class Config:
     @classmethod
     def embedded(cls, app: Any, options: Mapping[str, Any]) -> Config:
         """For a server inside somebody else's program: one process, and quiet unless asked."""
-        config = cls.of(app, options, access_log=False)
+        config = cls.of(app, options, access_log=False, lens="off")
         if config.admin:
             raise ConfigError("an embedded server has no supervisor, and thus no admin; fastserve.run(admin=...) has")
         if config.workers != 1:
             raise ConfigError("an embedded server is one process; fastserve.run(workers=N) starts several")
         return config
+
+    @property
+    def lens_mode(self) -> LensMode:
+        """`lens`, as numbers."""
+        try:
+            return parse_mode(self.lens)
+        except ValueError as error:
+            raise ConfigError(f"lens: {error}") from None
+
+    @property
+    def called(self) -> str:
+        """`name`, or what the application is called."""
+        return self.name or (self.app if isinstance(self.app, str) else type(self.app).__name__)
 
     @property
     def response_fields(self) -> list[tuple[bytes, bytes]]:
@@ -837,6 +868,7 @@ OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Confi
 IMPLIED: tuple[tuple[str, str, Any], ...] = (
     ("dev", "reload", True),
     ("dev", "log_level", "debug"),
+    ("dev", "lens", "full"),
     ("reload", "timeout_graceful_shutdown", 5.0),  # whoever has just saved a file waits for it
 )
 """A switch, and what it means for an option that nobody has set."""

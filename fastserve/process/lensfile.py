@@ -10,6 +10,7 @@ without a word are cleared by the next one that starts. That a server cannot reg
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -30,6 +31,7 @@ __all__ = ["Registration", "directories", "figures", "find", "flights", "prepare
 FORMAT = 1  # of the files
 FILE_MAX = 1 << 20
 SUFFIX = ".server"
+MFD_NOEXEC_SEAL = 8  # memfd_create(2), Linux 6.3
 SHARED = "/tmp"  # where a directory of our own is made if the system provides none
 
 
@@ -87,6 +89,27 @@ def _trusted(place: Path) -> int | None:
     return status.st_uid
 
 
+def memory(what: str) -> tuple[int, str]:
+    """An empty file for shared memory, and its path: without one ("") where the system has memfd_create(2). Raises OSError.
+
+    It cannot be made smaller under those who have mapped it, once `seal` was called.
+    """
+    name = f"fastserve-{what}"
+    if hasattr(os, "memfd_create"):
+        for flags in (MFD_NOEXEC_SEAL, 0):  # older kernels do not know it, newer ones want to be told
+            with contextlib.suppress(OSError):
+                return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags), ""
+    path = str(prepare() / f"{os.getpid()}.{secrets.token_hex(4)}.{what}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, 0o600), path
+
+
+def seal(descriptor: int) -> None:
+    """Let nobody change its size. Where that cannot be done it is not."""
+    with contextlib.suppress(OSError, AttributeError):
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+
 # ------------------------------------------------------------------------------------------------ one server's file
 
 
@@ -122,7 +145,8 @@ class Registration:
         """Make or replace the file of this server, whole or not at all, and clear those of dead ones. Raises OSError."""
         directory = prepare()
         _sweep(directory)
-        self.place = str(directory / f"{self.pid}{SUFFIX}")
+        if not self.place:  # several servers may be embedded in one process
+            self.place = str(directory / f"{self.pid}.{secrets.token_hex(4)}{SUFFIX}")
         _write(self.place, json.dumps({**asdict(self), "place": ""}).encode())
 
     def remove(self) -> None:
@@ -191,7 +215,7 @@ def _read(path: Path, owner: int) -> Registration | None:
 
 def registrations() -> list[Registration]:
     """Of the servers that live, the oldest first."""
-    found: dict[int, Registration] = {}
+    found: dict[tuple[str, int], Registration] = {}
     for place in directories():
         owner = _trusted(place)
         if owner is None:
@@ -200,7 +224,7 @@ def registrations() -> list[Registration]:
             for path in sorted(place.glob(f"*{SUFFIX}")):
                 registration = _read(path, owner)
                 if registration is not None and registration.alive():
-                    found.setdefault(registration.pid, registration)
+                    found.setdefault((path.name, registration.pid), registration)
     return sorted(found.values(), key=lambda one: (one.started_unix, one.pid))
 
 
@@ -216,15 +240,20 @@ def find(target: str | int | None = None) -> Registration:
             )
         raise LensError(f"{len(found)} servers run here; say which: {_listed(found)}")
     matching = [one for one in found if one.name == target]
+    matching = matching or [
+        one for one in found if one.name.partition(":")[0] == target
+    ]  # the module of "shop.web:app"
     if len(matching) > 1:
         raise LensError(f"{len(matching)} servers are called {target!r}; say which by its pid: {_listed(matching)}")
     if matching:
         return matching[0]
     if str(target).isdecimal():
         pid = int(target)
-        for one in found:
-            if one.pid == pid or _parent(pid) == one.pid:
-                return one
+        matching = [one for one in found if one.pid == pid] or [one for one in found if one.pid == _parent(pid)]
+        if len(matching) > 1:
+            raise LensError(f"{len(matching)} servers are in process {pid}; say which by its name: {_listed(matching)}")
+        if matching:
+            return matching[0]
     hint = f"there are: {_listed(found)}" if found else "none runs here as this user"
     what = f"with pid {target}" if str(target).isdecimal() else f"called {target!r}"
     raise LensError(f"no server {what}; {hint}")

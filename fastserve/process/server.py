@@ -1,7 +1,7 @@
 """Server: one process's worth of serving: listeners, lifespan, a Service on the running loop, and a graceful stop.
 
 Room: floor 3. Called by: worker.py; by programs that embed us (`async with fastserve.Server(app, port=0) as server`).
-Calls: importer, sockets; interfaces (make_handler, Lifespan), telemetry (AccessLog), protocol (Service, Limits).
+Calls: importer, sockets, shared; interfaces (make_handler, Lifespan), telemetry (AccessLog), protocol (Service, Limits).
 It runs on any asyncio loop and touches neither signals nor logging handlers nor the process. Station 1, accept, is
 here.
 """
@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
@@ -23,10 +25,12 @@ from fastserve.interfaces.lifespan import Lifespan
 from fastserve.process import envfile, logfiles
 from fastserve.process.config import Address, Config, TcpAddress
 from fastserve.process.importer import load, takes_nothing
+from fastserve.process.shared import Shared
 from fastserve.process.sockets import Listeners
 from fastserve.process.tls import WATCH_SECONDS, Certificates
-from fastserve.protocol import Board, Limits, Service
+from fastserve.protocol import Board, Limits, SeatState, Service
 from fastserve.telemetry import AccessLog
+from fastserve.telemetry.lens import Area, Mode
 
 __all__ = ["Server", "load_application"]
 
@@ -34,6 +38,7 @@ logger = logging.getLogger("fastserve")
 
 LIFESPAN_RESERVE = 3.0  # of the graceful limit, kept for the application's shutdown after the connections are gone
 LEAST = 0.25  # for a step that finds no time left
+LENS_LOOK = 0.25  # seconds between looks whether the lens was switched, where no supervisor tells us
 
 
 def load_application(config: Config) -> tuple[Any, str]:
@@ -70,18 +75,20 @@ class Server:
         *,
         board: Board | None = None,
         seat: int = 0,
+        lens: Area | None = None,
         certificates: Certificates | None = None,
     ) -> Server:
         """A worker's: the application is loaded and the listeners are open; whoever opened them closes them.
 
-        `slot`: whose listeners are its own. `board`, `seat`: what it shares with its siblings, and its place there.
+        `slot`: whose listeners are its own. `board`, `seat`: what it shares with its siblings, and its place there. `lens`:
+        where it records. Without a board it is alone, and makes both by itself.
         `certificates`: read by somebody else, who also looks after them.
         """
         server = cls.__new__(cls)
         server._prepare(config)
         server._app, server.interface = app, interface
         server._listeners, server._slot = listeners, slot
-        server._board, server._seat = board, seat
+        server._board, server._seat, server._area = board, seat, lens
         server._certificates, server._minds_certificates = certificates, certificates is None
         server._owns_listeners = False
         return server
@@ -94,10 +101,13 @@ class Server:
         self._slot = 0
         self._board: Board | None = None
         self._seat = 0
+        self._area: Area | None = None
+        self._shared: Shared | None = None  # ours, if nobody has made it for us
         self._owns_listeners = True
         self._certificates: Certificates | None = None
         self._minds_certificates = True
         self._look: asyncio.TimerHandle | None = None
+        self._lens_look: asyncio.TimerHandle | None = None
         self._service: Service | None = None
         self._handler: Any = None
         self._observer: Any = None
@@ -180,6 +190,7 @@ class Server:
                 multiprocess=config.workers > 1,
             )
             self._handler.watch_exceptions(self.on_exception)
+            self._begin_lens()
             await lifespan.startup()
             if self.interface.startswith("asgi") and not lifespan.supported:
                 self._handler.state = None  # a scope has a state only if there is a lifespan to give it one
@@ -206,6 +217,10 @@ class Server:
             await self._service.listen(self._listeners.by_slot(), self._slot, self._certificates)  # station 1: accept
             if self._certificates is not None and self._minds_certificates:
                 self._look = loop.call_later(WATCH_SECONDS, self._look_at_certificates)
+            if self._shared is not None:
+                self._shared.board[0].state = SeatState.READY
+                self._shared.register(config, self.addresses)
+                self._lens_look = loop.call_later(LENS_LOOK, self._look_at_lens)
         except BaseException:
             with contextlib.suppress(Exception):
                 await self._close_all()
@@ -256,6 +271,28 @@ class Server:
         if self._certificates.changed():
             self._certificates.reread()
         self._look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look_at_certificates)
+
+    def _begin_lens(self) -> None:
+        """A place to record in. Who has no supervisor makes it, and the board that shows what is in flight."""
+        board = self._board
+        if board is None and self.config.lens_mode.mode is not Mode.OFF:
+            self._shared = Shared(self.config, 1)
+            board = self._board = self._shared.board
+            self._area = self._shared.area(0)
+            seat = board[0]
+            seat.slot, seat.pid, seat.generation, seat.started_ns = self._slot, os.getpid(), 1, time.monotonic_ns()
+            seat.state = SeatState.BOOTING
+        if self._area is not None and board is not None:
+            self._area.start(self._slot, os.getpid(), board[self._seat].generation)
+
+    def follow_lens(self) -> None:
+        """The lens was switched from outside."""
+
+    def _look_at_lens(self) -> None:
+        assert self._shared is not None
+        if self._shared.switched():
+            self.follow_lens()
+        self._lens_look = asyncio.get_running_loop().call_later(LENS_LOOK, self._look_at_lens)
 
     def retire(self, idle_seconds: float) -> None:
         """Hand over to a successor: accept no more, end each connection with its next answer, or after `idle_seconds` of
@@ -316,8 +353,9 @@ class Server:
         clock = asyncio.get_running_loop().time
         if deadline is None:
             deadline = clock() + LIFESPAN_RESERVE
-        if self._look is not None:
-            self._look.cancel()
+        for timer in (self._look, self._lens_look):
+            if timer is not None:
+                timer.cancel()
         lifespan, self._lifespan = self._lifespan, None
         handler, self._handler = self._handler, None
         observer, self._observer = self._observer, None
@@ -338,6 +376,8 @@ class Server:
             if observer is not None:
                 logfiles.REOPEN.remove(observer.reopen)
                 observer.close()
+            if self._shared is not None and joined:  # else a thread may still write to it
+                self._shared.close()
 
 
 def _access_log(config: Config) -> AccessLog:

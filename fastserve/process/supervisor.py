@@ -1,7 +1,7 @@
 """supervisor: the parent of the workers. It opens the listeners, forks, watches, replaces, and stops them.
 
-Room: floor 3. Called by: run.py. Calls: sockets, child, talk, watch, zygote, systemd, upgrade, privileges, logfiles,
-admin, worker (in the child), protocol (Board).
+Room: floor 3. Called by: run.py. Calls: sockets, shared, child, talk, watch, zygote, systemd, upgrade, privileges,
+logfiles, admin, worker (in the child), protocol (Board).
 
 In unicorn's shape: signal handlers only enqueue and wake; `run` is one loop that reaps, takes one signal, maintains, and
 sleeps. It never loads the application and has no event loop and no threads, so that forking is safe.
@@ -43,11 +43,12 @@ from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.privileges import Identity
+from fastserve.process.shared import Shared
 from fastserve.process.sockets import Listeners
 from fastserve.process.talk import Talk
 from fastserve.process.tls import WATCH_SECONDS, Certificates
 from fastserve.process.zygote import Zygote
-from fastserve.protocol import Board, SeatState
+from fastserve.protocol import SeatState
 
 __all__ = ["Supervisor"]
 
@@ -197,15 +198,16 @@ class Supervisor:
             self._listeners.close()
             raise
         self._slots = [Slot(index, wanted=index < config.workers) for index in range(len(self._listeners))]
-        self._board = Board(
-            len(self._slots) + max(config.workers, 2) + 2
-        )  # all slots, those that leave, one that comes
+        # A seat for each slot, for those that leave, for one that comes.
+        self._shared = Shared(config, len(self._slots) + max(config.workers, 2) + 2)
+        self._board = self._shared.board
+        self._shared.register(config, list(self._listeners.addresses))
         self._queues = watch.Queues(self._board, self._listeners)
         self._lifeline, self._lifeline_end = os.pipe()
 
     def _close(self) -> None:
         self._listeners_gone()
-        self._board.close()
+        self._shared.close()
         os.close(self._lifeline)
         os.close(self._lifeline_end)
 
@@ -287,6 +289,9 @@ class Supervisor:
         self._board.turn()
         self._admin.mind(now, self._fork, self._inheritance, wanted=not self._resting)
         self._kill_the_late(now)
+        if self._shared.switched():
+            logger.info("the lens was switched to %s", self._shared.mode)
+            self._tell_of_lens()
         if self._stopping:
             return min([child.deadline for child in self._children()] + [now + 1.0])
         if self._drained_at and now >= self._drained_at:
@@ -376,6 +381,10 @@ class Supervisor:
         logger.debug("%s started", child)
         return child
 
+    def _tell_of_lens(self) -> None:
+        for child in self._children():
+            child.talk.say({"lens": True})
+
     def _tell_certificates(self, child: Child) -> None:
         assert self._certificates is not None
         if not child.talk.say({"certificates": self._certificates.as_json()}):
@@ -398,6 +407,7 @@ class Supervisor:
             self._identity,
             self._lifeline,
             self._pid,
+            self._shared.lens,
             self._certificates,
         )
 
@@ -513,6 +523,9 @@ class Supervisor:
         self._generation += 1
         self._notifier.reloading()
         logger.info("HUP: reloading %d workers, generation %d", sum(s.wanted for s in self._slots), self._generation)
+        if config.lens_mode != before.lens_mode:  # else one that was switched from outside stays
+            self._shared.set_mode(config.lens_mode)
+            self._tell_of_lens()
         fixed = ("preload", "addresses", "descriptors", "admin")
         if any(getattr(config, name) != getattr(before, name) for name in fixed):
             logger.warning("HUP: other addresses, and preload, need a restart or an upgrade (USR2)")

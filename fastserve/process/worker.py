@@ -5,8 +5,8 @@ application loaded). Calls: server, sockets, importer, privileges, lifeline, tal
 
 Signals: TERM and INT stop gracefully, a second one or QUIT ends at once. Under a supervisor INT and a second TERM are
 left to it, for a terminal or a wrapper signals the whole group; all else it says by its talk: retire (hand over to a
-successor), drain (serve on, but let clients go), reopen (log files). Exit codes: 0 graceful, 1 forced, 3 could not start
-(2: wrong options).
+successor), drain (serve on, but let clients go), reopen (log files), lens (it was switched). Exit codes: 0 graceful, 1
+forced, 3 could not start (2: wrong options).
 
 A worker does not outlive its supervisor: PR_SET_PDEATHSIG (set after privileges are given up, which would clear it),
 the end of the talk, and the lifeline, which works while a handler holds the GIL.
@@ -43,6 +43,7 @@ from fastserve.process.sockets import Listeners
 from fastserve.process.talk import DETAILS_MAX, Talk
 from fastserve.process.tls import Certificates
 from fastserve.protocol import Board
+from fastserve.telemetry.lens import Area, LensMemory
 
 __all__ = ["Inheritance", "Place", "Worker", "be", "die_with", "leave_to_supervisor", "run_alone"]
 
@@ -68,6 +69,7 @@ class Inheritance:
     identity: Identity
     lifeline: int  # read end of the pipe whose write end only the supervisor holds
     supervisor: int  # its pid
+    lens: LensMemory | None  # where each records, by its seat
     certificates: Certificates | None = None
 
 
@@ -122,6 +124,7 @@ def be(
                 talk=talk,
                 place=place,
                 board=inheritance.board,
+                lens=inheritance.lens.area(place.seat) if inheritance.lens is not None else None,
                 loaded=loaded,
                 certificates=inheritance.certificates,
             )
@@ -176,6 +179,7 @@ class Worker:
         talk: Talk | None = None,
         place: Place = Place(0, 0),
         board: Board | None = None,
+        lens: Area | None = None,
         loaded: tuple[Any, str] | None = None,
         certificates: Certificates | None = None,
     ) -> None:
@@ -186,6 +190,7 @@ class Worker:
         self._talk = talk  # to the supervisor; None: there is none
         self._place = place
         self._board = board
+        self._area = lens
         self._loaded = loaded
         self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -231,6 +236,7 @@ class Worker:
             place.slot,
             board=self._board,
             seat=place.seat,
+            lens=self._area,
             certificates=self._certificates,
         )
         if self._talk is not None:
@@ -293,6 +299,8 @@ class Worker:
                 server.farewell()
             elif "reopen" in message:
                 logfiles.reopen()
+            elif "lens" in message:
+                server.follow_lens()
             elif "certificates" in message:
                 server.adopt_certificates(message["certificates"])
         if self._talk.ended:

@@ -58,7 +58,7 @@ def sample(name: str, option: Option) -> tuple[str, object]:
             }.get(name, "sample")
             return text, (text,)
         case _:
-            text = {"loop": "asyncio", "root_path": "/sample"}.get(name, "sample")
+            text = {"loop": "asyncio", "root_path": "/sample", "lens": "sample:50"}.get(name, "sample")
             return text, text
 
 

@@ -43,10 +43,11 @@ if sizeof(Event) != 40 or sizeof(Header) > PAGE or AREA_SIZE % PAGE:
 cdef class LensMemory:
     """Shared memory for `seats` worker processes, on a file that has no name. OSError if there is no such file.
 
-    fd: its descriptor, for whoever maps it elsewhere. area_size: bytes of one area.
+    fd: its descriptor, for whoever maps it elsewhere; given: an empty file to have it in, which is closed with it.
+    area_size: bytes of one area.
     """
 
-    def __cinit__(self, int seats):
+    def __cinit__(self, int seats, int fd=-1):
         cdef uint8_t[::1] view
         cdef int seat
         cdef Header *header
@@ -55,7 +56,7 @@ cdef class LensMemory:
         self.fd = -1
         self.seats = seats
         self.area_size = AREA_SIZE
-        self.fd = _nameless_file("fastserve-lens")
+        self.fd = fd if fd >= 0 else _nameless_file("fastserve-lens")
         os.ftruncate(self.fd, seats * AREA_SIZE)
         self._map = mmap.mmap(self.fd, seats * AREA_SIZE)
         view = self._map
@@ -164,6 +165,11 @@ cdef class Area:
     def mode(self):
         """The LensMode that it was switched to."""
         return LensMode(Mode(self.header.mode), self.header.sample, self.header.slow_ns)
+
+    @property
+    def switches(self):
+        """Times it was switched."""
+        return self.header.switches
 
     @property
     def events(self):
