@@ -1,6 +1,6 @@
-"""Write the pages that are made from the code's own tables: docs/states.md, docs/errors.md, docs/configuration.md,
-docs/metrics.md, docs/findings.md; docs/api.md from the docstrings; docs/from-NAME.md from docs/migration.toml; the files of
-deploy/ that docs/deploy.md shows.
+"""Write the pages that are made from the code's own tables: docs/states.md and its drawings, docs/errors.md,
+docs/configuration.md, docs/metrics.md, docs/findings.md; docs/api.md from the docstrings; docs/from-NAME.md from
+docs/migration.toml; the files of deploy/ that docs/deploy.md shows.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit code 1 if one of them is stale
@@ -64,18 +64,11 @@ def _states(names: Sequence[str]) -> str:
 
 
 def states_part() -> str:
-    """The table of the state machine, and one drawing for each side."""
+    """The table of the state machine, below one drawing for each side."""
     rows = connection_table()
     lines = [BEGIN, ""]
     for side in SIDES:
-        lines += [f"**{side}**", "", "```mermaid", "stateDiagram-v2", "    [*] --> HEAD"]
-        for row in rows:
-            to = row[f"{side}_to"]
-            if to is None:
-                continue
-            sources = [source for source in row[f"{side}_from"] if not (len(row[f"{side}_from"]) > 1 and source == to)]
-            lines += [f"    {source} --> {to}: {row['happening']}" for source in sources]
-        lines += ["```", ""]
+        lines += [f"**{side}**", "", f"![{said(side)}](states-{side}.svg)", ""]
     lines += ["| happening | reading | writing | why |", "|---|---|---|---|"]
     for row in rows:
         moves = []
@@ -84,6 +77,74 @@ def states_part() -> str:
             moves.append(source if to is None or source == to else f"{source} → {to}")
         lines.append(_row([f"`{row['happening']}`", *moves, row["why"]]))
     return "\n".join([*lines, "", END])
+
+
+# ----------------------------------------------------------------------------------------------------- drawings
+
+PLACES = {"HEAD": (90, 170), "BODY": (350, 170), "DONE": (610, 170), "CLOSED": (350, 330)}
+WAYS: dict[tuple[str, str], tuple[str, int, int, str]] = {
+    ("HEAD", "BODY"): ("M142 170 H292", 217, 162, "middle"),
+    ("BODY", "DONE"): ("M402 170 H552", 477, 162, "middle"),
+    ("HEAD", "DONE"): ("M110 148 Q350 20 584 144", 350, 78, "middle"),
+    ("DONE", "HEAD"): ("M610 148 Q350 -80 94 142", 350, 27, "middle"),
+    ("HEAD", "CLOSED"): ("M105 192 L291 316", 184, 262, "end"),
+    ("BODY", "CLOSED"): ("M350 192 V302", 360, 240, "start"),
+    ("DONE", "CLOSED"): ("M595 192 L409 316", 516, 262, "start"),
+    ("HEAD", "HEAD"): ("M60 192 C30 236 92 236 86 198", 70, 243, "middle"),
+    ("BODY", "BODY"): ("M328 148 C316 106 384 106 373 143", 350, 110, "middle"),
+    ("DONE", "DONE"): ("M662 160 C706 148 706 192 668 181", 704, 174, "start"),
+}
+"""Each way between two states: how it goes, and where its words stand. They lie where no two cross."""
+
+STYLE = """\
+text { font: 14px sans-serif; fill: #222 } .state { font-weight: bold } .way { fill: none; stroke: #555; stroke-width: 1.5 }
+rect { fill: #e0f2f1; stroke: #00796b; stroke-width: 1.5 } .tip { fill: #555 } .begin { fill: #222 }
+@media (prefers-color-scheme: dark) { text { fill: #ddd } .way { stroke: #aaa } .tip { fill: #aaa } .begin { fill: #ddd }
+rect { fill: #00403a; stroke: #4db6ac } }"""
+
+
+def ways(side: str) -> dict[tuple[str, str], list[str]]:
+    """What happens on each way from one state to another, as the table has it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in connection_table():
+        to, sources = row[f"{side}_to"], row[f"{side}_from"]
+        for source in sources if to is not None else ():
+            if len(sources) == 1 or source != to:
+                found.setdefault((source, to), []).append(row["happening"])
+    return found
+
+
+def said(side: str) -> str:
+    """The drawing in words, for those who cannot see it."""
+    parts = [f"{source} to {to}: {', '.join(names)}" for (source, to), names in ways(side).items()]
+    return f"States of {side}. {'; '.join(parts)}."
+
+
+def drawing(side: str) -> str:
+    """The states of one side as SVG: nothing has to be fetched, or run, to see it."""
+    lines = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 366" role="img">',
+        f"<title>{said(side)}</title>",
+        f"<style>{STYLE}</style>",
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="2" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path class="tip" d="M0 0 L8 4 L0 8 z"/></marker></defs>',
+        '<circle class="begin" cx="20" cy="122" r="6"/>',
+        '<path class="way" d="M26 126 L52 143" marker-end="url(#tip)"/>',
+    ]
+    for name, (x, y) in PLACES.items():
+        lines.append(f'<rect x="{x - 52}" y="{y - 22}" width="104" height="44" rx="10"/>')
+        lines.append(f'<text class="state" x="{x}" y="{y + 5}" text-anchor="middle">{name}</text>')
+    for way, names in ways(side).items():
+        if way not in WAYS:
+            raise SystemExit(f"docs/generate.py has no way to draw {way[0]} to {way[1]}: add it to WAYS")
+        path, x, y, anchored = WAYS[way]
+        lines.append(f'<path class="way" d="{path}" marker-end="url(#tip)"/>')
+        for number, name in enumerate(names):
+            lines.append(f'<text x="{x}" y="{y + 17 * number}" text-anchor="{anchored}">{name}</text>')
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------- other parts
 
 
 def _between(present: str, begin_mark: str, part: str, name: str) -> str:
@@ -341,6 +402,8 @@ def main(arguments: Sequence[str]) -> int:
         DOCS / "errors.md": errors_page(),
         DOCS / "api.md": api_page(),
     }
+    for side in SIDES:
+        fresh[DOCS / f"states-{side}.svg"] = drawing(side)
     for peer, about in migrations().items():
         page = DOCS / f"from-{peer}.md"
         part = migration_part(peer, about)

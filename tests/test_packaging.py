@@ -2,7 +2,8 @@
 
 Everything is built once, from a copy of the files that git knows or would take: the sdist from the copy, the wheel from
 the sdist, without optimisation (FASTSERVE_DEBUG), for only the build and the layout are looked at. The wheel goes into
-an environment of its own, which has uvloop and nothing to compile with.
+an environment of its own, which has uvloop and nothing to compile with, and is used there with a PATH that holds no
+compiler, in the clone and far from it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Sequence
 from configparser import ConfigParser
@@ -23,7 +25,6 @@ from email.parser import Parser
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
-from urllib.request import urlopen
 
 import pytest
 
@@ -87,11 +88,21 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="session")
-def scripts(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment in which the wheel is installed as a user installs it."""
+def bare_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PATH with what a slim image has of use to anybody: no compiler, no make, no git."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name in ("sh", "env", "cat", "ls"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def scripts(built: Built, bare_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment in which the wheel is installed as a user installs it, without a compiler."""
     place = tmp_path_factory.mktemp("environment") / "venv"
     run(sys.executable, "-m", "venv", place, cwd=ROOT)
-    run(place / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", built.wheel, cwd=place)
+    pip = [place / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check"]
+    run(*pip, built.wheel, cwd=place, PATH=bare_path)
     listed = run(place / "bin" / "python", "-m", "pip", "list", "--disable-pip-version-check", cwd=place)
     assert "ython " not in listed and "uvloop" in listed
     return place / "bin"
@@ -192,12 +203,20 @@ def test_tests_can_be_collected_in_a_clone(built: Built, scripts: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_the_readme_command_serves_and_stops(built: Built, scripts: Path, command: list[str]) -> None:
+@pytest.mark.parametrize("place", ["clone", "elsewhere"])
+def test_the_readme_command_serves_and_stops(
+    built: Built, scripts: Path, bare_path: str, tmp_path: Path, command: list[str], place: str
+) -> None:
+    """In the clone, whose own fastserve/ is not compiled; and where there is nothing but the file of the example."""
+    if place == "elsewhere":
+        (tmp_path / "examples").mkdir()
+        shutil.copy(ROOT / "examples" / "hello.py", tmp_path / "examples")
     environ = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
     process = subprocess.Popen(
         [str(scripts / command[0]), *command[1:], "examples.hello:app", "--port", "0"],
-        cwd=built.clone,
-        env={key: value for key, value in environ.items() if key not in ("PORT", "WEB_CONCURRENCY")},
+        cwd=built.clone if place == "clone" else tmp_path,
+        env={key: value for key, value in environ.items() if key not in ("PORT", "WEB_CONCURRENCY")}
+        | {"PATH": bare_path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -212,8 +231,8 @@ def test_the_readme_command_serves_and_stops(built: Built, scripts: Path, comman
                 break
         address = re.search(r"http://127\.0\.0\.1:[0-9]+", said)
         assert address is not None, said
-        with urlopen(address[0], timeout=10) as answer:
-            assert answer.status == 200 and answer.read()
+        answer = run(str(shutil.which("curl")), "-si", "--max-time", "10", address[0], cwd=tmp_path)
+        assert answer.startswith("HTTP/1.1 200 OK\n") and "Hello" in answer, answer
         process.send_signal(signal.SIGTERM)
         said += process.communicate(timeout=20)[1]
         assert process.returncode == 0, said
@@ -221,3 +240,25 @@ def test_the_readme_command_serves_and_stops(built: Built, scripts: Path, comman
         process.kill()
         process.wait(10)
         process.stderr.close()
+
+
+def test_the_installed_wheel_serves_every_interface(scripts: Path, bare_path: str, tmp_path: Path) -> None:
+    """What cibuildwheel asks of each wheel."""
+    shutil.copy(ROOT / "tests" / "installed.py", tmp_path)
+    said = run(scripts / "python", "installed.py", cwd=tmp_path, PATH=bare_path).splitlines()
+    assert len(said) == 6 and all(line.endswith(": served") for line in said), said
+
+
+# ------------------------------------------------------------------------------------------- wheels for others
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_wheels_are_made_for_every_python_that_is_named() -> None:
+    """cibuildwheel's list, and the classifiers: the same versions, the oldest of them the one that is required."""
+    named = [line.rpartition(" :: ")[2] for line in PROJECT["project"]["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    wheels = PROJECT["tool"]["cibuildwheel"]
+    assert wheels["build"] == [f"cp{version.replace('.', '')}-*" for version in named]
+    assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+    assert wheels["test-command"] == "python {project}/tests/installed.py"
+    assert wheels["linux"]["archs"] == ["x86_64", "aarch64"]

@@ -30,6 +30,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.fetched: list[str] = []
         self.names: set[str] = set()
+        self.classes: set[str] = set()
         self.paragraphs: list[str] = []
         self._inside = False
         self.feed(text)
@@ -37,6 +38,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.names |= {value for key, value in attrs if key in ("id", "name") and value}
+        self.classes |= set((given.get("class") or "").split())
         if tag == "a" and given.get("href"):
             self.links.append(str(given["href"]))
         source = given.get("src") or (given.get("href") if tag == "link" and given.get("rel") != "canonical" else None)
@@ -56,8 +58,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
-    """Every page of the site, built anew, by its address."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site, built anew."""
     folder = tmp_path_factory.mktemp("site")
     result = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(folder)],
@@ -69,7 +71,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "WARNING" not in result.stdout + result.stderr
-    pages = {}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(built: Path) -> dict[str, Page]:
+    """Every page of the site, by its address."""
+    folder, pages = built, {}
     for path in folder.rglob("*"):
         address = path.relative_to(folder).as_posix()
         if path.name == "index.html" or address == "404.html":
@@ -98,6 +106,28 @@ def test_the_site_fetches_nothing_from_elsewhere(site: dict[str, Page]) -> None:
     assert not foreign
 
 
+SCRIPTS_MAY_FETCH = {
+    "https://unpkg.com/mermaid": "drawings in text: no page has one",
+    "https://unpkg.com/resize-observer": "for browsers older than 2020",
+    "https://api.github.com/": "figures of the repository that the site names: it names none",
+    "https://${e}/api/v4/projects/": "the same, of a GitLab",
+}
+"""What the scripts of the theme fetch from elsewhere, and why they do not do so here."""
+
+
+def test_scripts_of_the_site_fetch_nothing_from_elsewhere(built: Path, site: dict[str, Page]) -> None:
+    named = {
+        address
+        for path in built.rglob("*.js")
+        for address in re.findall(r'["\'`](https?://[^"\'`\s]+)', path.read_text(encoding="utf-8"))
+    }
+    assert named, "no script of the theme is read"
+    unknown = {address for address in named if not address.startswith(tuple(SCRIPTS_MAY_FETCH))}
+    assert not unknown
+    assert not [address for address, page in site.items() if "mermaid" in page.classes]
+    assert "repo_url" not in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
 def test_lists_are_lists_for_the_site_too(site: dict[str, Page]) -> None:
     """A list right below a line of prose is a list for the forges, and more prose for Python-Markdown."""
     wrong = [
@@ -113,11 +143,7 @@ def test_sources_that_pages_name_are_pages(site: dict[str, Page]) -> None:
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda _loader, suffix, _node: suffix)
-    navigation = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)["nav"]
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
 
     def leaves(node: object) -> Iterator[str]:
         if isinstance(node, str):

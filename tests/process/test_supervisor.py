@@ -448,22 +448,30 @@ def test_of_two_servers_started_at_once_exactly_one_runs(tmp_path: Path) -> None
     for _ in range(20):
         pids = []
         start_read, start_write = os.pipe()
+        said_read, said_write = os.pipe()
+        end_read, end_write = os.pipe()
         for _ in range(2):
             pid = os.fork()
             if pid == 0:
                 os.close(start_write)
+                os.close(end_write)
                 os.read(start_read, 1)  # both wake at its end
                 try:
-                    Listeners([TcpAddress("127.0.0.1", port)], slots=4, spare=4)
+                    listeners = Listeners([TcpAddress("127.0.0.1", port)], slots=4, spare=4)
                 except ConfigError:
-                    os._exit(3)
-                time.sleep(0.2)
-                os._exit(0)
+                    listeners = None
+                os.write(said_write, b"x")
+                os.read(end_read, 1)  # whoever has the port holds it until the other has tried, however late that was
+                os._exit(3 if listeners is None else 0)
             pids.append(pid)
-        os.close(start_read)
         time.sleep(0.02)
         os.close(start_write)
+        for _ in pids:
+            os.read(said_read, 1)
+        os.close(end_write)
         results.append(sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
+        for end in (start_read, said_read, said_write, end_read):
+            os.close(end)
     assert results == [[0, 3]] * 20
 
 
