@@ -65,6 +65,7 @@ class Step:
     owner: Owner
     start: int = 0
     late: int = 0  # of ns, at most: the runtime's
+    exact: bool = False  # just so much, not at most
     times: int = 1
     details: list[str] = field(default_factory=list)
     key: tuple[object, ...] = ()  # equal ones that follow each other are told once
@@ -242,10 +243,10 @@ class _Teller:
         step.key = ("wait", place(one.stack), one.wait)
         if one.late >= WORTH_NS and one.held_by is not None:
             step.late = one.late
-            step.details.append(
-                f"At most {duration(one.late)} of it came late: the loop was in {self.tasks.holder(one.held_by)}, "
-                "and could not notice."
-            )
+            bound = f"{duration(one.late)} of it were" if one.exact else f"At most {duration(one.late)} of it were"
+            where = self.tasks.holder(one.held_by)
+            step.details.append(f"{bound} too much: the loop was in {where}, and could not notice.")
+            step.exact = one.exact
         if one.wait == Wait.CHILDREN:
             step.details += self.children(task, one.start, until)
         step.details += [
@@ -453,7 +454,8 @@ def _belongs(told: list[Step], paint: Paint) -> list[str]:
         which = ", ".join(numbers[:12]) + (", …" if len(numbers) > 12 else "")
         amount = f"{duration(ns)}, {share(ns, whole)}"
         if owner == "runtime" and late >= WORTH_NS:
-            amount = f"{duration(ns)}, and at most {duration(late)} more"
+            exact = all(step.exact for step in told if step.late >= WORTH_NS)
+            amount = f"{duration(ns)}, and {'' if exact else 'at most '}{duration(late)} more"
         parts.append(f"{paint('1', f'to {name}')}: {which} ({amount})")
     if not parts:
         return []

@@ -149,7 +149,10 @@ class WorkerRecording:
             state = STATES[number] if 0 <= number < len(STATES) else "unknown"
             since = flight["state_since_ns"]
             if flight["index"] == running:
-                state, since = "running", max(since if state == "running" else figures["busy_since_ns"], flight["since_ns"])
+                state, since = (
+                    "running",
+                    max(since if state == "running" else figures["busy_since_ns"], flight["since_ns"]),
+                )
             live.append(
                 Live(
                     seat,
