@@ -441,21 +441,24 @@ def _lines(number: int, step: Step, most: int, paint: Paint) -> list[str]:
 
 
 def _belongs(told: list[Step], paint: Paint) -> list[str]:
-    """Whose each step was, and how much that is."""
+    """Whose each step was, and how much that is. What came late, and is known to, is the runtime's; else it is only said."""
     whole = sum(step.ns for step in told)
-    late = sum(step.late for step in told)
+    known = sum(step.late for step in told if step.exact)
+    perhaps = sum(step.late for step in told if not step.exact and step.late >= WORTH_NS)
     parts = []
     for owner, name in OWNERS:
-        numbers = [str(at) for at, step in enumerate(told, 1) if step.owner == owner and step.ns >= 1000]
-        ns = sum(step.ns for step in told if step.owner == owner)
-        numbers += [f"part of {at}" for at, step in enumerate(told, 1) if owner == "runtime" and step.late >= WORTH_NS]
+        mine = [(at, step) for at, step in enumerate(told, 1) if step.owner == owner]
+        numbers = [str(at) for at, step in mine if step.ns >= 1000]
+        ns = sum(step.ns - (step.late if step.exact else 0) for _, step in mine)
+        if owner == "runtime":
+            ns += known
+            numbers += [f"part of {at}" for at, step in enumerate(told, 1) if step.late >= WORTH_NS]
         if not numbers:
             continue
         which = ", ".join(numbers[:12]) + (", …" if len(numbers) > 12 else "")
         amount = f"{duration(ns)}, {share(ns, whole)}"
-        if owner == "runtime" and late >= WORTH_NS:
-            exact = all(step.exact for step in told if step.late >= WORTH_NS)
-            amount = f"{duration(ns)}, and {'' if exact else 'at most '}{duration(late)} more"
+        if owner == "runtime" and perhaps:
+            amount = f"{duration(ns)}, and at most {duration(perhaps)} more"
         parts.append(f"{paint('1', f'to {name}')}: {which} ({amount})")
     if not parts:
         return []
