@@ -441,7 +441,7 @@ def _lines(number: int, step: Step, most: int, paint: Paint) -> list[str]:
 
 
 def _belongs(told: list[Step], paint: Paint) -> list[str]:
-    """Whose each step was, and how much that is. What came late, and is known to, is the runtime's; else it is only said."""
+    """Whose each step was, and how much that is. What is known to have come late is the runtime's; else it is only said."""
     whole = sum(step.ns for step in told)
     known = sum(step.late for step in told if step.exact)
     perhaps = sum(step.late for step in told if not step.exact and step.late >= WORTH_NS)
