@@ -893,10 +893,16 @@ def function_of(frame: Frame) -> str:
 
 
 def place(where: Stack | Frame | None) -> str:
-    """ "items.py:41", with the folder for file names that many folders have; "" if nothing is known."""
+    """ "items.py:41", with the folder for file names that many folders have, or the package; "" if nothing is known."""
     frame = shown_frame(where) if isinstance(where, Stack) else where
     if frame is None:
         return ""
+    library = _LIBRARY.search(frame.file)
+    if library is not None:
+        inside = frame.file[library.end() :]
+        parts = re.split(r"[/\\]", re.sub(r"^(?:site|dist)-packages[/\\]", "", inside))
+        name = parts[0] if len(parts) == 1 else f"{parts[0]}/{parts[-1]}"
+        return f"{name}:{frame.line}"
     parts = frame.file.replace("\\", "/").rsplit("/", 2)
     name = "/".join(parts[-2:]) if parts[-1] in _GENERIC and len(parts) > 1 else parts[-1]
     return f"{name}:{frame.line}"

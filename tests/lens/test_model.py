@@ -371,6 +371,9 @@ def test_the_deepest_own_frame_is_the_one() -> None:
 def test_a_place_has_its_folder_where_the_name_says_nothing() -> None:
     assert place(stack_of("items.py:41 show")) == "items.py:41"
     assert place(stack_of("items/views.py:41 show")) == "items/views.py:41"
+    assert place(stack_of("lib:asyncio/tasks.py:634 sleep")) == "asyncio/tasks.py:634"
+    assert place(stack_of("lib:queue.py:9 get")) == "queue.py:9"
+    assert place(stack_of("site:anyio/_backends/_asyncio.py:1 f")) == "anyio/_asyncio.py:1"
     assert place(None) == ""
 
 
