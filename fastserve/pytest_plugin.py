@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from fastserve.testing import TestClient
+    from fastserve.testing import LensServer, TestClient
 
-__all__ = ["fastserve_client", "fastserve_server"]
+__all__ = ["fastserve_client", "fastserve_lens", "fastserve_server"]
 
 
 @pytest.fixture
@@ -40,3 +40,25 @@ def fastserve_server() -> Iterator[Callable[..., str]]:
 
     with ExitStack() as stack:
         yield lambda app, **options: stack.enter_context(live_server(app, **options))
+
+
+@pytest.fixture
+def fastserve_lens() -> Iterator[Callable[..., LensServer]]:
+    """`fastserve_lens(app, no_slice_over=0.05, **options)`: a fastserve.testing.lens_server that ends with the test.
+
+    `no_slice_over`: seconds; the test fails if anything that a request did held the loop for longer, and says where.
+    """
+    from fastserve.testing import lens_server
+
+    servers: list[tuple[LensServer, float | None]] = []
+    with ExitStack() as stack:
+
+        def make(app: Any, *, no_slice_over: float | None = None, **options: Any) -> LensServer:
+            server = stack.enter_context(lens_server(app, **options))
+            servers.append((server, no_slice_over))
+            return server
+
+        yield make
+    for server, limit in servers:
+        if limit is not None:
+            server.assert_no_slice_over(limit)

@@ -93,7 +93,7 @@ def report(model: Model, found: Sequence[Finding], paint: Paint = lambda _code, 
     main = [one for one in found if one.level != "note"]
     if not found:
         lines.append(
-            "Nothing is wrong in what was recorded." if model.requests else "Nothing to be said without requests."
+            "Nothing is wrong in what was recorded." if model.requests else "Nothing can be said without requests."
         )
         return "\n".join(lines) + "\n"
     if main:
@@ -151,11 +151,13 @@ def _looked_at(model: Model) -> list[str]:
     if model.requests:
         requests = count(len(model.requests), "request")
         lines.append(f"Looked at {requests} within {duration(_span(model))}; the lens is `{recording.mode}`.")
-    elif recording.source == "live":
+    elif recording.source == "live" and recording.mode in ("off", "ready", "stalls"):
         lines.append(
             f"No request is recorded; the lens is `{recording.mode}`. "
             f"`fastserve doctor {recording.name} --for 30s` records for that long."
         )
+    elif recording.source == "live":
+        lines.append(f"The lens is `{recording.mode}`, and no request has come since.")
     else:
         lines.append("No request is recorded in this file.")
     if recording.note:

@@ -65,6 +65,7 @@ class Step:
     owner: Owner
     start: int = 0
     late: int = 0  # of ns, at most: the runtime's
+    exact: bool = False  # just so much, not at most
     times: int = 1
     details: list[str] = field(default_factory=list)
     key: tuple[object, ...] = ()  # equal ones that follow each other are told once
@@ -242,10 +243,10 @@ class _Teller:
         step.key = ("wait", place(one.stack), one.wait)
         if one.late >= WORTH_NS and one.held_by is not None:
             step.late = one.late
-            step.details.append(
-                f"At most {duration(one.late)} of it came late: the loop was in {self.tasks.holder(one.held_by)}, "
-                "and could not notice."
-            )
+            bound = f"{duration(one.late)} of it were" if one.exact else f"At most {duration(one.late)} of it were"
+            where = self.tasks.holder(one.held_by)
+            step.details.append(f"{bound} too much: the loop was in {where}, and could not notice.")
+            step.exact = one.exact
         if one.wait == Wait.CHILDREN:
             step.details += self.children(task, one.start, until)
         step.details += [
@@ -440,20 +441,24 @@ def _lines(number: int, step: Step, most: int, paint: Paint) -> list[str]:
 
 
 def _belongs(told: list[Step], paint: Paint) -> list[str]:
-    """Whose each step was, and how much that is."""
+    """Whose each step was, and how much that is. What is known to have come late is the runtime's; else it is only said."""
     whole = sum(step.ns for step in told)
-    late = sum(step.late for step in told)
+    known = sum(step.late for step in told if step.exact)
+    perhaps = sum(step.late for step in told if not step.exact and step.late >= WORTH_NS)
     parts = []
     for owner, name in OWNERS:
-        numbers = [str(at) for at, step in enumerate(told, 1) if step.owner == owner and step.ns >= 1000]
-        ns = sum(step.ns for step in told if step.owner == owner)
-        numbers += [f"part of {at}" for at, step in enumerate(told, 1) if owner == "runtime" and step.late >= WORTH_NS]
+        mine = [(at, step) for at, step in enumerate(told, 1) if step.owner == owner]
+        numbers = [str(at) for at, step in mine if step.ns >= 1000]
+        ns = sum(step.ns - (step.late if step.exact else 0) for _, step in mine)
+        if owner == "runtime":
+            ns += known
+            numbers += [f"part of {at}" for at, step in enumerate(told, 1) if step.late >= WORTH_NS]
         if not numbers:
             continue
         which = ", ".join(numbers[:12]) + (", …" if len(numbers) > 12 else "")
         amount = f"{duration(ns)}, {share(ns, whole)}"
-        if owner == "runtime" and late >= WORTH_NS:
-            amount = f"{duration(ns)}, and at most {duration(late)} more"
+        if owner == "runtime" and perhaps:
+            amount = f"{duration(ns)}, and at most {duration(perhaps)} more"
         parts.append(f"{paint('1', f'to {name}')}: {which} ({amount})")
     if not parts:
         return []

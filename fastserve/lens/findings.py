@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 from fastserve.lens.catalogue import CATALOGUE, Finding, Rule, code_of
 from fastserve.lens.model import Model
@@ -49,8 +50,7 @@ def find(
     model: Model, *, ignored: Sequence[Ignored] = (), dev: bool | None = None, codes: Iterable[str] | None = None
 ) -> list[Finding]:
     """All findings, the worst first, hints last. `dev`: the thresholds of development; None: as the server was started."""
-    argv = model.recording.argv
-    case = Case(model, ("--dev" in argv or "dev" in argv[1:2]) if dev is None else dev)
+    case = Case(model, _develops(model.recording.argv) if dev is None else dev)
     wanted = set(codes) if codes is not None else set(CATALOGUE)
     found: list[Finding] = []
     for code, rule in RULES.items():
@@ -66,3 +66,10 @@ def find(
             one.within = better if better != one.code else ""
     found.sort(key=lambda one: (one.rule.hint, bool(one.within), -one.total_ns, one.code))
     return found
+
+
+def _develops(argv: Sequence[str]) -> bool:
+    """Was it started as `fastserve dev`?"""
+    return "--dev" in argv or any(
+        word == "dev" and before.rpartition("/")[2].startswith("fastserve") for before, word in pairwise(argv)
+    )

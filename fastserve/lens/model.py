@@ -65,6 +65,7 @@ THREADS = ("wsgi", "executor", "handler")
 NOTICED = ("unknown", "timer", "io", "thread")  # wakers that only a turn of the loop lets speak
 HOLD_NS = 1_000_000  # a poll this long is one that others may have waited for; shorter ones are the loop at work
 GAP_NS = 500_000  # between two holds: the loop did not turn in so short a time, or it made no difference
+NOTICE_NS = 3_000_000  # behind a hold: until the loop has seen what came meanwhile
 
 
 # ---------------------------------------------------------------------------------------------------- what it is told in
@@ -121,6 +122,7 @@ class Await:
     waker_kind: str  # "unknown" | "task" | "timer" | "io" | "thread" | "cancel" | "self"
     waker_task: int = 0
     late: int = 0  # ns before `ready` in which the loop was held by others: it may have been due so much earlier
+    exact: bool = False  # it was due so much earlier: a timer whose time is known
     held_by: Hold | None = None
 
 
@@ -583,6 +585,7 @@ class _Reader:
         roots = [task for task in request.tasks.values() if task.parent == 0]
         request.root = min(roots, key=lambda task: (task.started, task.id), default=None)
         request.threads.sort(key=lambda run: run.submitted)
+        request.timers.sort(key=lambda timer: timer.due + timer.late)
         own = [run for run in request.threads if run.kind != "executor"]
         if request.root is not None:
             request.handler_start, request.handler_end = request.root.started, request.root.ended
@@ -742,11 +745,12 @@ class _Index:
         """How long before `ready` the loop had not turned, and what it was mostly in; not looking before `start`."""
         at = bisect_left(self.starts, ready) - 1
         reached, best = ready, None
-        while at >= 0 and self.ends[at] > start and self.ends[at] >= reached - GAP_NS:
+        gap = NOTICE_NS
+        while at >= 0 and self.ends[at] > start and self.ends[at] >= reached - gap:
             hold = self.holds[at]
             if but and hold.request == but:
                 break
-            reached = max(hold.start, start)
+            reached, gap = max(hold.start, start), GAP_NS
             if best is None or hold.length > best.length:
                 best = hold
             at -= 1
@@ -761,9 +765,27 @@ def _blame(request: RequestTrace, index: _Index) -> None:
                 poll.held_by = index.main(poll.ready, poll.start)
         for one in task.awaits:
             if one.ready is not None and one.waker_kind in NOTICED and one.ready - one.start >= HOLD_NS:
-                one.late, one.held_by = index.back_to(one.ready, one.start, request.id)
+                due = _due(request, task, one) if one.wait == Wait.TIMER and request.timers else None
+                if due is not None:
+                    one.late, one.exact = one.ready - due, True
+                    one.held_by = index.main(due, one.ready)
+                else:
+                    one.late, one.held_by = index.back_to(one.ready, one.start, request.id)
     if request.kernel_wait:
         request.kernel_held_by = index.main(request.start, request.first_byte, request.id)
+
+
+def _due(request: RequestTrace, task: TaskTrace, wait: Await) -> int | None:
+    """When the timer that ended this wait should have."""
+    assert wait.ready is not None
+    ends = [timer.due + timer.late for timer in request.timers]
+    for at in range(bisect_right(ends, wait.ready + HOLD_NS) - 1, -1, -1):
+        timer = request.timers[at]
+        if ends[at] < wait.ready - HOLD_NS:
+            break
+        if timer.task == task.id and wait.start <= timer.due <= wait.ready:
+            return timer.due
+    return None
 
 
 def _waits(request: RequestTrace) -> Iterator[tuple[int, int]]:
@@ -874,10 +896,16 @@ def function_of(frame: Frame) -> str:
 
 
 def place(where: Stack | Frame | None) -> str:
-    """ "items.py:41", with the folder for file names that many folders have; "" if nothing is known."""
+    """ "items.py:41", with the folder for file names that many folders have, or the package; "" if nothing is known."""
     frame = shown_frame(where) if isinstance(where, Stack) else where
     if frame is None:
         return ""
+    library = _LIBRARY.search(frame.file)
+    if library is not None:
+        inside = frame.file[library.end() :]
+        parts = re.split(r"[/\\]", re.sub(r"^(?:site|dist)-packages[/\\]", "", inside))
+        name = parts[0] if len(parts) == 1 else f"{parts[0]}/{parts[-1]}"
+        return f"{name}:{frame.line}"
     parts = frame.file.replace("\\", "/").rsplit("/", 2)
     name = "/".join(parts[-2:]) if parts[-1] in _GENERIC and len(parts) > 1 else parts[-1]
     return f"{name}:{frame.line}"

@@ -273,19 +273,19 @@ def kernel_wait(case: Case) -> Iterator[Finding]:
 
 def late_timer(case: Case) -> Iterator[Finding]:
     groups = _groups()
-    exact = any(one.timers for one in case.model.requests)
+    exact = True
     for one in case.model.requests:
         for task in one.tasks.values():
             for wait in task.awaits:
-                if wait.ready is None or wait.wait != Wait.TIMER:
+                if wait.ready is None or wait.wait != Wait.TIMER or wait.late < case.late:
                     continue
-                late = _lateness(one, task, wait) if exact else wait.late if wait.waker_kind == "timer" else 0
-                if late < case.late:
+                if not wait.exact and wait.waker_kind != "timer":
                     continue
+                exact = exact and wait.exact
                 group = groups[one.route_name, place(wait.stack)]
-                group.add(late, one.id, wait.stack)
-                group.extra.append(wait.ready - wait.start - late)
-                group.holders[case.tasks.holder(wait.held_by) if wait.held_by is not None else ""] += late
+                group.add(wait.late, one.id, wait.stack)
+                group.extra.append(wait.ready - wait.start - wait.late)
+                group.holders[case.tasks.holder(wait.held_by) if wait.held_by is not None else ""] += wait.late
     for (route, _), group in groups.items():
         if not case.enough(group.values, route, case.late):
             continue
@@ -293,24 +293,9 @@ def late_timer(case: Case) -> Iterator[Finding]:
         at = f" at {spot(group.frame)}" if group.frame else ""
         often = f" ({len(group.values)} times)" if len(group.values) > 1 else ""
         holder = group.holders.most_common(1)[0][0]
-        text = (
-            f"{route}: a timer of {duration(slept)}{at} fired {'' if exact else 'at most '}{duration(group.worst)} late"
-        )
+        bound = "" if exact else "at most "
+        text = f"{route}: a timer of {duration(slept)}{at} fired {bound}{duration(group.worst)} late"
         yield group.finding("FS004", text + often + (f"; the loop was in {holder}" if holder else ""), route)
-
-
-def _lateness(request: RequestTrace, task: TaskTrace, wait: Await) -> int:
-    assert wait.ready is not None
-    return max(
-        (
-            timer.late
-            for timer in request.timers
-            if timer.task == task.id
-            and wait.start <= timer.due + timer.late <= wait.ready + MS
-            and timer.due >= wait.start
-        ),
-        default=0,
-    )
 
 
 def sync_io(case: Case) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ from fastserve.lens.top import (
     route_cells,
     sorted_routes,
     title,
+    worst,
 )
 
 __all__ = ["Screen"]
@@ -70,6 +71,7 @@ class Screen(App[None]):
     #message { padding: 0 1; color: $warning; }
     #filter { display: none; }
     #filter.shown { display: block; }
+    #findings { padding: 0 1; color: $error; }
     #routes { height: 1fr; }
     #flights { height: 1fr; }
     """
@@ -111,6 +113,7 @@ class Screen(App[None]):
         yield Input(placeholder="part of a route or path; Enter", id="filter")
         yield DataTable(id="routes", cursor_type="row", zebra_stripes=True)
         yield DataTable(id="flights", cursor_type="row")
+        yield Static(id="findings")
         yield Footer()
 
     async def on_mount(self) -> None:
@@ -138,6 +141,7 @@ class Screen(App[None]):
         self.query_one("#title", Static).update(Text(title(view)))
         lines = [Text(loop_line(loop), style="bold red" if loop.stalled_ns else "") for loop in view.loops]
         self.query_one("#loops", Static).update(Text("\n").join(lines))
+        self.query_one("#findings", Static).update(Text("\n".join(worst(view))))
         routes = sorted_routes(view.routes, SORTS[self._sort])
         self._shown_routes = [
             route for route in routes if self._words in route.name.lower() and (route.warn or not self._only_warnings)

@@ -37,6 +37,7 @@ __all__ = [
     "route_cells",
     "sorted_routes",
     "title",
+    "worst",
 ]
 
 SPAN = 10.0  # seconds of single requests that the routes are made of
@@ -44,7 +45,7 @@ FLIGHTS = 12
 ROUTES = 12
 DELAY_NS = 250_000  # the first bucket of heartbeats' lateness; each one is twice as wide
 BARS = "▁▂▃▄▅▆▇█"
-STATES = {"running": "RUNNING ▶", "ready": "SCHED   ⏫", "waiting": "IDLE    ⏸", "unknown": "-"}
+STATES = {"running": "▶ running", "ready": "▲ ready", "waiting": "‖ waiting", "unknown": "-"}
 
 
 @dataclass
@@ -154,7 +155,7 @@ class Top:
             traced=sum(_header(now, "traced") - _header(then, "traced") for now, then in pairs) if known else 0,
             loops=[self._loop(now, then, recording) for now, then in pairs if now.alive],
             routes=_routes(model, findings, recording),
-            flights=_flights(recording),
+            flights=_flights(recording, model),
             findings=findings,
             model=model,
         )
@@ -309,6 +310,8 @@ def _waits_on(requests: Iterable[RequestTrace]) -> str:
                     if (shared := min(stall.end, poll.end) - max(stall.start, poll.start)) > 0:
                         spent[f"(busy) {place(stall.stack)}".rstrip()] += shared
                         length -= shared
+                if not task.parent:
+                    spent["(ready) the loop was elsewhere"] += poll.delay
                 spent[f"(busy) {task.name}" if task.name not in ("", "?") else "(busy)"] += length
         for run in one.threads:
             if run.kind != "executor":
@@ -317,7 +320,7 @@ def _waits_on(requests: Iterable[RequestTrace]) -> str:
     return spent.most_common(1)[0][0] if spent else ""
 
 
-def _flights(recording: Recording) -> list[Flight]:
+def _flights(recording: Recording, model: Model) -> list[Flight]:
     found = []
     for worker in recording.workers:
         others_wait = sum(live.state == "ready" for live in worker.live)
@@ -326,14 +329,16 @@ def _flights(recording: Recording) -> list[Flight]:
             since = max(0, recording.taken_ns - live.state_since_ns) if live.state_since_ns else 0
             number = f"w{worker.slot}-{live.request:04x}" if live.request else ""
             holds = live.state == "running" and (since > 50_000_000 or others_wait > 0)
-            at = _where(live, worker)
+            at = _where(live, worker, model.by_id.get(number))
             found.append(Flight(number, worker.slot, live.text, age, live.state, since, at, holds))
     found.sort(key=lambda flight: (not flight.holds, -flight.age_ns))
     return found
 
 
-def _where(live: Live, worker: WorkerRecording) -> str:
+def _where(live: Live, worker: WorkerRecording, trace: RequestTrace | None) -> str:
     stack = live.stack
+    if stack is None and trace is not None and trace.root is not None and trace.root.awaits:
+        stack = trace.root.awaits[-1].stack
     if live.state == "running" and worker.header.get("stall_stack", 0):
         stack = worker.stacks.get(worker.header["stall_stack"]) or stack
     frame = shown_frame(stack)
@@ -437,9 +442,14 @@ def plain(view: View, width: int = 120) -> str:
         lines += _table("in flight", FLIGHT_COLUMNS, rows, width, right=(2,))
         if len(view.flights) > FLIGHTS:
             lines.append(f"  … and {len(view.flights) - FLIGHTS} more")
-    worst = [one for one in view.findings if one.level == "error" and not one.within][:3]
-    lines += [_cut(f"  !! {one.code} {one.text}", width) for one in worst]
+    lines += [_cut(f"  {line}", width) for line in worst(view)]
     return "\n".join(lines) + "\n"
+
+
+def worst(view: View, most: int = 3) -> list[str]:
+    """The gravest findings, a line each."""
+    found = [one for one in view.findings if one.level == "error" and not one.within]
+    return [f"!! {one.code} {one.text}" for one in found[:most]]
 
 
 def _table(

@@ -64,6 +64,18 @@ def sleeper() -> tuple[Model, str]:
     return story.model(), told.id
 
 
+def timer() -> tuple[Model, str]:
+    """The same, and it is known when it was due."""
+    story = Story()
+    told = story.request("GET /sleep", at=0, name="sleep").poll(0, 0.1, "app.py:18 sleep", Wait.TIMER)
+    block = story.request("GET /block", at=1)
+    story.stall(1, 81, "app.py:16 block", of=block)
+    block.poll(1, 81).ends(81.1)
+    told.event(Kind.TIMER, 20.1, 81.2, task=told.task)
+    told.poll(81.3, 81.4, ready=81.2, by="timer").head(81.4, 204).ends(81.5)
+    return story.model(), told.id
+
+
 def gather() -> tuple[Model, str]:
     """Child tasks, one in a thread, and a mark."""
     story = Story()
@@ -140,6 +152,7 @@ STORIES: list[Callable[[], tuple[Model, str]]] = [
     pool,
     blocker,
     sleeper,
+    timer,
     gather,
     thread,
     rows,

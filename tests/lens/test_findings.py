@@ -53,6 +53,7 @@ from lens.stories import Story
 
 from fastserve.errors import ConfigError
 from fastserve.lens.findings import CATALOGUE, RULES, Finding, find, parse_ignored
+from fastserve.lens.model import build
 from fastserve.lens.recording import Wait
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -224,6 +225,23 @@ def test_development_has_shorter_thresholds(shop: str) -> None:
 
     assert told_by(program, shop) == []
     assert [one.code for one in told_by(program, shop, dev=True)] == ["FS001"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "dev"),
+    [
+        (["/venv/bin/python", "/venv/bin/fastserve", "dev", "app:app"], True),
+        (["python", "-m", "fastserve", "dev", "app:app"], True),
+        (["python", "-m", "fastserve", "app:app", "--dev"], True),
+        (["python", "-m", "fastserve", "app:app", "--env", "dev"], False),
+    ],
+)
+def test_whether_it_is_development_is_seen_by_the_command_line(argv: list[str], dev: bool) -> None:
+    story = Story()
+    by_frames(story, "reports.py:88 render", length=45)
+    recording = story.builder.build()
+    recording.argv = argv
+    assert bool(find(build(recording))) is dev
 
 
 def test_codes_can_be_ignored_everywhere_or_for_routes(shop: str) -> None:

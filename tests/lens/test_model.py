@@ -254,6 +254,19 @@ def test_a_wait_that_the_loop_could_have_ended_is_not_late() -> None:
     assert reader.root.awaits[0].late == 0 and reader.late == 0  # blocked in the middle of it, not at its end
 
 
+def test_a_timer_whose_time_is_known_is_late_by_just_so_much() -> None:
+    story = Story()
+    told = story.request("GET /sleeps", at=0).poll(0, 0.1, "app.py:18 sleeps", Wait.TIMER)
+    other = told.child(0.05, "block")
+    told.poll(0.2, 80.1, task=other)  # its own child: no neighbour, but the loop all the same
+    told.event(Kind.TIMER, 20.1, 84.1, task=told.task)
+    told.poll(84.2, 84.3, ready=84.1, by="timer").ends(85)
+    one = only(story.model())
+    assert one.root is not None
+    wait = one.root.awaits[0]
+    assert wait.exact and ms(wait.late) == 64 and wait.held_by is not None and wait.held_by.task == other
+
+
 def test_a_stall_knows_its_victims_and_the_request_that_caused_it() -> None:
     story, guilty, ids = blocked()
     model = story.model()
@@ -373,6 +386,9 @@ def test_the_deepest_own_frame_is_the_one() -> None:
 def test_a_place_has_its_folder_where_the_name_says_nothing() -> None:
     assert place(stack_of("items.py:41 show")) == "items.py:41"
     assert place(stack_of("items/views.py:41 show")) == "items/views.py:41"
+    assert place(stack_of("lib:asyncio/tasks.py:634 sleep")) == "asyncio/tasks.py:634"
+    assert place(stack_of("lib:queue.py:9 get")) == "queue.py:9"
+    assert place(stack_of("site:anyio/_backends/_asyncio.py:1 f")) == "anyio/_asyncio.py:1"
     assert place(None) == ""
 
 

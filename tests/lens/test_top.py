@@ -145,7 +145,7 @@ def test_requests_in_flight_say_what_they_do_and_who_holds_the_loop() -> None:
     view = Top().look(story.builder.build())
     assert [flight.text for flight in view.flights] == ["GET /report", "GET /items/7", "GET /events", "GET /untraced"]
     text = plain(view)
-    assert "w0-0001" in text and "RUNNING ▶" in text and "reports.py:80 show  (holds the loop)" in text
+    assert "w0-0001" in text and "▶ running" in text and "reports.py:80 show  (holds the loop)" in text
     assert "ready 371 ms ago, waits for the loop" in text
     assert "a queue events.py:12" in text
     assert [flight.id for flight in view.flights][3] == ""
@@ -225,7 +225,9 @@ def test_the_live_view_shows_loops_routes_and_flights() -> None:
     async def act(app: Any, pilot: Any) -> None:
         assert "shop" in text_of(app, "#title") and "w0" in text_of(app, "#loops")
         assert ["!!", "GET /report"] in [row[:2] for row in rows_of(app, "#routes")]
-        assert [row[1] for row in rows_of(app, "#flights")] == ["GET /events"]
+        (flight,) = rows_of(app, "#flights")
+        assert flight[1] == "GET /events" and flight[3:] == ["‖ waiting", "a queue events.py:12"]
+        assert "!! FS001 GET /report held the loop" in text_of(app, "#findings")
 
     screen_test(act)
 
