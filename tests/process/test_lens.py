@@ -17,7 +17,7 @@ import pytest
 from process.running import FOR_OTHERS, HERE, OTHER, Background, Running, until
 
 from fastserve.errors import LensError
-from fastserve.lens.recording import Recording, running, switch
+from fastserve.lens.recording import Kind, Recording, running, switch
 
 LIMIT = 15.0
 
@@ -90,7 +90,8 @@ def test_a_running_server_is_found_and_read(
     assert recording.pid == server.pid and "apps:app" in recording.argv and recording.source == "live"
     assert len(recording.workers) == workers
     assert sum(worker.seat_figures.served for worker in recording.workers) == 1
-    assert all(worker.alive and worker.mode == "ready" and worker.events == [] for worker in recording.workers)
+    assert all(worker.alive and worker.mode == "ready" for worker in recording.workers)
+    assert {event.kind for worker in recording.workers for event in worker.events} <= {Kind.SWITCH}
     if workers > 1:
         assert sorted(worker.pid for worker in recording.workers) == sorted(server.workers) == sorted(info.pids)
         assert Recording.take(server.workers[1]).pid == server.pid
@@ -347,5 +348,47 @@ def test_a_worker_that_hangs_is_killed_with_the_line_in_the_log(serve: Callable[
     assert line.group(1).endswith("apps.py")
     server.wait_for(r"was killed by SIGABRT \(its event loop hung for 2 s\); starting another")
     server.wait_for(r"  GET /block, in flight for \d+\.\d\d s, running for")
+    with pytest.raises(Exception):  # noqa: B017
+        asked.result()
+
+
+# ------------------------------------------------------------------------------------------- with requests recorded
+
+
+def test_a_stall_and_the_request_that_caused_it_find_each_other(serve: Callable[..., Running]) -> None:
+    server = serve("--lens", "full")
+    server.get("/block/0.4")
+    until(
+        lambda: any(event.kind == Kind.STALL and event.dur > 0.3e9 for event in events(server)), "it is written", LIMIT
+    )
+    (worker,) = Recording.take(name_of(server)).workers
+    stall = next(event for event in worker.events if event.kind == Kind.STALL and event.dur > 0.3e9)
+    begin = next(event for event in worker.events if event.kind == Kind.REQUEST_BEGIN)
+    assert stall.request == begin.request != 0 and worker.text(begin.b) == "GET /block/0.4"
+    # It begins with the slice that held the loop, not when the beat was missed.
+    poll = next(event for event in worker.events if event.kind == Kind.TASK_POLL and event.dur > 0.3e9)
+    assert stall.t == poll.t and poll.dur <= stall.dur
+    stack = worker.stack(stall.b)
+    assert stack is not None and stack.frames[-1].function == "block_for"
+
+
+def events(server: Running) -> list[Any]:
+    return [event for worker in Recording.take(name_of(server)).workers for event in worker.events]
+
+
+def test_where_the_requests_of_a_killed_worker_waited_is_told(serve: Callable[..., Running]) -> None:
+    server = serve("--lens", "full")
+    asked = Background(server.port, "/endless")
+    request = live(server, "GET /endless")
+    until(lambda: live(server, "GET /endless").state == "waiting", "it waits", LIMIT)
+    assert request.request == 1 and server.get("/") == "hello"
+    os.kill(server.workers[0], signal.SIGKILL)
+    server.wait_for(
+        r"  GET /endless, in flight for \d+\.\d\d s, waiting for timer for \d+\.\d\d s, at \S*apps.py:\d+ endless, w0-0001"
+    )
+    path = server.wait_for(r"kept in (\S+\.fsx)").group(1)
+    (worker,) = Recording.load(path).workers
+    assert [(one.text, one.state) for one in worker.live] == [("GET /endless", "waiting")]
+    assert sum(event.kind == Kind.REQUEST_END for event in worker.events) == 1  # of the other one
     with pytest.raises(Exception):  # noqa: B017
         asked.result()
