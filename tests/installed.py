@@ -1,8 +1,8 @@
 """What an installed wheel has to do, in an environment that has nothing else: `python tests/installed.py [PYTHON]`.
 
 Called by: cibuildwheel for every wheel it builds, .ci/wheels, .ci/arm64, test_packaging. It needs no pytest, no clone and
-no compiler: it serves a native, an ASGI and a WSGI application, with one worker and with two, from a folder of its own, asks
-each for a page, and stops it. One line each; exit code 1 if one of them was not served.
+no compiler: it serves a native, an ASGI and a WSGI application, with one worker and with two, from a folder of its own,
+asks each for a page, and stops it. One line each; exit code 1 if one of them was not served.
 """
 
 from __future__ import annotations
