@@ -45,6 +45,7 @@ MODULES = [
     "telemetry.line_writer",
     "telemetry.access_log",
     "telemetry.lens.memory",
+    "telemetry.lens.watchdog",
     "process.lifeline",
 ]
 

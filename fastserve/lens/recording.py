@@ -138,8 +138,10 @@ class WorkerRecording:
             events, bad = area.events()
             lost = area.lost + bad
             texts, stacks = area.strings()
-            for number in {event.b for event in events if event.b & RECENT and event.kind == Kind.REQUEST_BEGIN}:
-                if (called := area.recent(number)) is not None:
+            numbers = {event.b for event in events if event.kind == Kind.REQUEST_BEGIN}
+            numbers |= {event.a >> 32 for event in events if event.kind == Kind.STALL}
+            for number in numbers:
+                if number & RECENT and (called := area.recent(number)) is not None:
                     texts[number] = called
             delay = list(struct.unpack_from(f"<{DELAYS}Q", page, DELAY_OFFSET))
         running = figures["running"]
@@ -419,7 +421,16 @@ def _opened(registration: lensfile.Registration, *, writing: bool = False) -> It
         found.append(registration.open("board"))
         found.append(registration.open("lens", writing=writing))
         yield _Memory(registration, found[0], found[1])
-    except (OSError, struct.error, KeyError, TypeError) as error:
+    except (
+        OSError,
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         what = getattr(error, "strerror", None) or "it is not as this version expects it"
         raise LensError(f"cannot read the memory of {registration}: {what}") from None
     finally:

@@ -2,5 +2,5 @@
 
 Called by: cli.py, testing.py, the lazy names of fastserve/__init__.py. Calls: interfaces, telemetry, protocol.
 Read in this order: config, sources, importer, sockets, shared, server, worker, talk, child, watch,
-zygote, systemd, upgrade, supervisor, reload, run.
+blackbox, zygote, systemd, upgrade, supervisor, reload, run.
 """

@@ -31,6 +31,7 @@ from fastserve.process.tls import WATCH_SECONDS, Certificates
 from fastserve.protocol import Board, Limits, SeatState, Service
 from fastserve.telemetry import AccessLog
 from fastserve.telemetry.lens import Area, Mode
+from fastserve.telemetry.lens.watchdog import Watchdog
 
 __all__ = ["Server", "load_application"]
 
@@ -38,6 +39,7 @@ logger = logging.getLogger("fastserve")
 
 LIFESPAN_RESERVE = 3.0  # of the graceful limit, kept for the application's shutdown after the connections are gone
 LEAST = 0.25  # for a step that finds no time left
+STALL, STALL_DEV = 0.05, 0.02  # seconds that the loop may be held before the lens tells of it
 LENS_LOOK = 0.25  # seconds between looks whether the lens was switched, where no supervisor tells us
 
 
@@ -102,6 +104,7 @@ class Server:
         self._board: Board | None = None
         self._seat = 0
         self._area: Area | None = None
+        self._watchdog: Watchdog | None = None
         self._shared: Shared | None = None  # ours, if nobody has made it for us
         self._owns_listeners = True
         self._certificates: Certificates | None = None
@@ -217,6 +220,7 @@ class Server:
             await self._service.listen(self._listeners.by_slot(), self._slot, self._certificates)  # station 1: accept
             if self._certificates is not None and self._minds_certificates:
                 self._look = loop.call_later(WATCH_SECONDS, self._look_at_certificates)
+            self.follow_lens()
             if self._shared is not None:
                 self._shared.board[0].state = SeatState.READY
                 self._shared.register(config, self.addresses)
@@ -286,11 +290,26 @@ class Server:
             self._area.start(self._slot, os.getpid(), board[self._seat].generation)
 
     def follow_lens(self) -> None:
-        """The lens was switched from outside."""
+        """Record as the memory of the lens says: at the start, and when it was switched from outside."""
+        if self._area is None:
+            return
+        if self._watchdog is None:
+            self._watchdog = Watchdog(
+                self._area,
+                asyncio.get_running_loop(),
+                board=self._board,
+                seat=self._seat,
+                threshold=STALL_DEV if self.config.dev else STALL,
+            )
+        try:
+            self._watchdog.follow()
+        except OSError as error:
+            logger.warning("stalls of the event loop are not recorded: %s", error)
 
     def _look_at_lens(self) -> None:
         assert self._shared is not None
         if self._shared.switched():
+            logger.info("the lens was switched to %s", self._shared.mode)
             self.follow_lens()
         self._lens_look = asyncio.get_running_loop().call_later(LENS_LOOK, self._look_at_lens)
 
@@ -356,6 +375,8 @@ class Server:
         for timer in (self._look, self._lens_look):
             if timer is not None:
                 timer.cancel()
+        if self._watchdog is not None:
+            self._watchdog.close()
         lifespan, self._lifespan = self._lifespan, None
         handler, self._handler = self._handler, None
         observer, self._observer = self._observer, None

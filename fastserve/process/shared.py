@@ -34,7 +34,7 @@ class Shared:
         self._config = config
         self._pid = os.getpid()
         self._paths: dict[str, str] = {}
-        self._registration: lensfile.Registration | None = None
+        self.registration: lensfile.Registration | None = None  # where we are found; None: we are not
         self._switches = 0
         self._descriptor = -1
         if config.lens_mode.mode is not Mode.OFF:
@@ -79,7 +79,7 @@ class Shared:
                 error.strerror or error,
             )
         else:
-            self._registration = found
+            self.registration = found
 
     def area(self, seat: int) -> Area | None:
         """Where the worker at this seat records."""
@@ -107,8 +107,8 @@ class Shared:
         """In the process that made it: nobody finds us any more. The memory goes with the last process that maps it."""
         if self._pid != os.getpid():
             return
-        if self._registration is not None:
-            self._registration.remove()
+        if self.registration is not None:
+            self.registration.remove()
         for path in self._paths.values():
             with contextlib.suppress(OSError):
                 os.unlink(path)

@@ -1,7 +1,7 @@
 """supervisor: the parent of the workers. It opens the listeners, forks, watches, replaces, and stops them.
 
-Room: floor 3. Called by: run.py. Calls: sockets, shared, child, talk, watch, zygote, systemd, upgrade, privileges,
-logfiles, admin, worker (in the child), protocol (Board).
+Room: floor 3. Called by: run.py. Calls: sockets, shared, child, talk, watch, blackbox, zygote, systemd, upgrade,
+privileges, logfiles, admin, worker (in the child), protocol (Board).
 
 In unicorn's shape: signal handlers only enqueue and wake; `run` is one loop that reaps, takes one signal, maintains, and
 sleeps. It never loads the application and has no event loop and no threads, so that forking is safe.
@@ -38,6 +38,7 @@ from typing import NoReturn
 from fastserve.errors import ConfigError
 from fastserve.process import envfile, logfiles, systemd, upgrade, watch, worker, zygote
 from fastserve.process.admin import Admin
+from fastserve.process.blackbox import BlackBox
 from fastserve.process.child import Child, Slot, State, backoff, cause_of, failure_of
 from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
@@ -825,6 +826,7 @@ class Supervisor:
             how = "burning CPU" if used - child.cpu_at_stuck > spent / 2 else "sleeping in a call"
         doing = seat.doing()
         what = f" in {doing[0]}" if doing is not None and doing[0] else ""
+        what += BlackBox(self._shared, child.seat).stalled_at()
         flights = watch.flights(seat.requests())
         return f"{child}: its event loop has not turned for {stuck:.0f} s, {how}{what}; in flight: {flights}"
 
@@ -899,6 +901,8 @@ class Supervisor:
             logger.debug("%s is gone", child)
         elif not child.killed_for and not (self._stopping and (self._forced or self._failure is not None)):
             logger.warning("%s %s while %s", child, cause, child.state.value)
+            if code < 0 and child.was_ready:
+                self._tell_last(child, cause)
             if self._stopping and child.was_ready and child.state is not State.RETIRING:
                 self._forced = True
         if self._booted and not self._stopping:
@@ -925,8 +929,20 @@ class Supervisor:
                 logger.error("%s", child.failure.details.rstrip())
         elif child.talk.words and slot.deaths == 1:
             logger.error("%s", "\n".join(child.talk.words))
+        if child.was_ready:
+            self._tell_last(child, cause)
         again = f"another in {wait:.1f} s (death {slot.deaths} in a row)" if wait else "starting another"
         logger.error("%s %s; %s", child, cause, again)
+
+    def _tell_last(self, child: Child, cause: str) -> None:
+        """What it was doing."""
+        box = BlackBox(self._shared, child.seat)
+        logger.error("%s %s; what it was doing:\n%s", child, cause, box)
+        try:
+            if path := box.save(self._shared, f"{child} {cause}"):
+                logger.error("kept in %s; fastserve blackbox tells more", path)
+        except OSError as error:
+            logger.warning("what it was doing could not be kept in a file: %s", error)
 
     def _told_to_stop(self, number: int, name: str) -> None:
         if number == signal.SIGQUIT or self._stopping or self._drained_at:

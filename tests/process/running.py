@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +21,8 @@ from types import TracebackType
 
 HERE = Path(__file__).parent
 LIMIT = 10.0  # seconds, for anything
+RUNTIME = tempfile.mkdtemp(prefix="fastserve-tests-")  # where servers of tests say that they run
+atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)
 
 # Somebody whom workers may become, and a command for it: this interpreter, and these tests, may lie in root's home, where
 # nobody else can read. So all modules are loaded before the first fork. Without root there is only ourselves to become.
@@ -70,7 +75,7 @@ class Running:
         self.process = subprocess.Popen(
             [*(command or [sys.executable, "-m", "fastserve"]), *arguments],
             cwd=cwd,
-            env={**clean, **environ},
+            env={**clean, "XDG_RUNTIME_DIR": RUNTIME, **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process.running import HERE, Background, Running, until
+from process.running import FOR_OTHERS, HERE, OTHER, Background, Running, until
 
 from fastserve.errors import LensError
 from fastserve.lens.recording import Recording, running, switch
@@ -32,7 +33,7 @@ def serve(runtime: Path) -> Iterator[Callable[..., Running]]:
     """A server of its own name, which has its files where this test looks for them."""
     started: list[Running] = []
 
-    def start(*arguments: str, **environ: str) -> Running:
+    def start(*arguments: str, command: list[str] | None = None, **environ: str) -> Running:
         name = f"lens-{os.getpid()}-{len(started)}-{time.monotonic_ns()}"
         server = Running(
             "apps:app",
@@ -42,6 +43,7 @@ def serve(runtime: Path) -> Iterator[Callable[..., Running]]:
             name,
             *arguments,
             cwd=HERE,
+            command=command,
             XDG_RUNTIME_DIR=str(runtime.parent),
             **environ,
         )
@@ -145,9 +147,19 @@ def test_a_running_server_is_switched_and_switched_back(
     serve: Callable[..., Running], arguments: tuple[str, ...]
 ) -> None:
     server = serve(*arguments)
-    for mode in ("full", "slow:200ms", "stalls", "ready"):
+
+    def watched(wanted: bool) -> Callable[[], bool]:
+        def found() -> bool:
+            workers = Recording.take(name_of(server)).workers
+            return all((worker.header["heartbeat_every_ns"] > 0) is wanted for worker in workers)
+
+        return found
+
+    assert watched(False)()
+    for mode in ("full", "slow:200ms", "stalls", "ready", "stalls", "ready"):
         switch(name_of(server), mode)
         assert mode_is(server, mode)
+        until(watched(mode != "ready"), f"all workers follow to {mode}, without a request that wakes them", LIMIT)
         assert server.get("/") == "hello"
     with pytest.raises(LensError, match="not a mode of the lens: 'loud'"):
         switch(name_of(server), "loud")
@@ -178,6 +190,31 @@ def test_a_reload_brings_the_mode_of_a_changed_configuration(serve: Callable[...
     assert mode_is(server, "stalls")
 
 
+def test_workers_that_became_somebody_else_are_read_by_who_started_them(serve: Callable[..., Running]) -> None:
+    server = serve("--user", OTHER, "--lens", "stalls", command=FOR_OTHERS)
+    assert server.get("/") == "hello"
+    (worker,) = Recording.take(name_of(server)).workers
+    assert worker.pid in server.workers and worker.seat_figures.served == 1
+    until(lambda: Recording.take(name_of(server)).workers[0].header["heartbeat_ns"], "its loop beats", LIMIT)
+
+
+def test_development_records_everything(serve: Callable[..., Running], tmp_path: Path) -> None:
+    server = serve("--dev", "--reload-dir", str(tmp_path))
+    assert server.get("/") == "hello"
+    (worker,) = Recording.take(name_of(server)).workers
+    assert worker.mode == "full" and worker.pid != server.pid
+    (tmp_path / "changed.py").write_text("1\n")
+    until(lambda: pid_of(server) not in (0, worker.pid), "the successor is found by the same name", LIMIT)
+    assert mode_is(server, "full")
+
+
+def pid_of(server: Running) -> int:
+    try:
+        return Recording.take(name_of(server)).pid
+    except LensError:  # none of the two serves at this moment
+        return 0
+
+
 def test_an_upgrade_gives_the_new_server_a_lens_of_its_own(serve: Callable[..., Running], runtime: Path) -> None:
     server = serve()
     server.signal(signal.SIGUSR2)
@@ -192,3 +229,123 @@ def test_an_upgrade_gives_the_new_server_a_lens_of_its_own(serve: Callable[..., 
     assert Recording.take(name_of(server)).pid == successor
     os.kill(successor, signal.SIGTERM)
     until(lambda: not list(runtime.glob("*.server")), "nothing is left", LIMIT)
+
+
+# ------------------------------------------------------------------------------------------------------ black boxes
+
+
+def boxes(runtime: Path) -> list[Path]:
+    return sorted(runtime.glob("blackbox-*.fsx"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_what_a_killed_worker_was_doing_is_told_and_kept(serve: Callable[..., Running], runtime: Path) -> None:
+    """In the default mode, with nothing recorded: which requests were in flight, and which one ran."""
+    server = serve()
+    (pid,) = server.workers
+    waits = Background(server.port, "/endless?token=secret")
+    live(server, "GET /endless")
+    blocks = Background(server.port, "/block")
+    live(server, "GET /block")
+    os.kill(pid, signal.SIGKILL)
+    server.wait_for(rf"worker 1 \(pid {pid}\) was killed by SIGKILL; what it was doing:")
+    path = Path(server.wait_for(r"kept in (\S+\.fsx); fastserve blackbox tells more").group(1))
+    at = next(index for index, line in enumerate(server.lines) if "what it was doing:" in line)
+    endless, block = server.lines[at + 1 : at + 3]
+    assert re.fullmatch(r"  GET /endless, in flight for \d+\.\d\d s", endless)
+    assert re.fullmatch(r"  GET /block, in flight for (\d+\.\d\d) s, running for \d+\.\d\d s", block)
+    assert path in boxes(runtime) and stat.S_IMODE(path.stat().st_mode) == 0o600
+    recording = Recording.load(path)
+    assert recording.note == f"worker 1 (pid {pid}) was killed by SIGKILL" and recording.name == name_of(server)
+    (worker,) = recording.workers
+    assert (worker.pid, worker.alive, worker.mode) == (pid, False, "ready")
+    assert [(one.text, one.state) for one in worker.live] == [("GET /endless", "unknown"), ("GET /block", "running")]
+    assert b"secret" not in path.read_bytes() and "secret" not in server.err
+    for background in (waits, blocks):
+        with pytest.raises(Exception):  # noqa: B017 - whatever a client says whose server died
+            background.result()
+    server.wait_for(r"worker 1 \(pid \d+\) is ready")
+    assert server.get("/") == "hello"
+
+
+def test_the_line_of_a_stall_is_told_of_a_worker_that_is_killed_in_it(serve: Callable[..., Running]) -> None:
+    server = serve("--lens", "stalls")
+    blocks = Background(server.port, "/block")
+    live(server, "GET /block")
+    (worker,) = Recording.take(name_of(server)).workers
+
+    def stalled() -> Any:
+        (worker,) = Recording.take(name_of(server)).workers
+        return worker.header["stall_stack"] and worker.stack(worker.header["stall_stack"])
+
+    until(stalled, "the stall is seen", LIMIT)
+    stack = stalled()
+    assert stack.frames[-1].function == "block" and stack.frames[-1].file.endswith("apps.py")
+    os.kill(worker.pid, signal.SIGKILL)
+    line = server.wait_for(r"  its event loop did not turn for the last \d+\.\d\d s at (\S+):(\d+) block")
+    assert (line.group(1), int(line.group(2))) == (stack.frames[-1].file, stack.frames[-1].line)
+    with pytest.raises(Exception):  # noqa: B017
+        blocks.result()
+
+
+def test_a_worker_that_dies_idle_is_told_of_too_and_the_newest_boxes_are_kept(
+    serve: Callable[..., Running], runtime: Path
+) -> None:
+    server = serve("--workers", "2")
+    runtime_before = set(boxes(runtime))
+    for number in range(12):
+        (runtime / f"blackbox-2020010{number % 9 + 1}-00000{number % 10}-{number}.fsx").write_bytes(b"old")
+        os.utime(boxes(runtime)[-1])
+    (runtime / "mine.fsx").write_bytes(b"a recording of somebody's")
+    os.kill(server.workers[0], signal.SIGTERM)  # by a stranger: it stops gracefully, and nobody had told it to
+    server.wait_for("what it was doing:")
+    server.wait_for("  no request was in flight")
+    path = Path(server.wait_for(r"kept in (\S+\.fsx)").group(1))
+    assert len(boxes(runtime)) == 8 and path in boxes(runtime) and path not in runtime_before
+    assert (runtime / "mine.fsx").exists()
+
+
+def test_workers_that_were_told_to_go_leave_no_black_box(serve: Callable[..., Running], runtime: Path) -> None:
+    server = serve("--workers", "2")
+    server.signal(signal.SIGHUP)
+    server.wait_for("reloaded, generation 2")
+    assert server.stop() == 0
+    assert boxes(runtime) == [] and "what it was doing" not in server.err
+
+
+def test_one_that_crashes_on_its_way_out_is_told_of(serve: Callable[..., Running], runtime: Path) -> None:
+    server = serve()
+    (pid,) = server.workers
+    asked = Background(server.port, "/endless")
+    live(server, "GET /endless")
+    server.signal(signal.SIGHUP)
+    server.wait_for("reloaded, generation 2")
+    os.kill(pid, signal.SIGKILL)
+    server.wait_for(rf"worker 1 \(pid {pid}\) was killed by SIGKILL; what it was doing:")
+    server.wait_for(r"  GET /endless, in flight for \d+\.\d\d s")
+    server.wait_for("kept in ")
+    assert len(boxes(runtime)) == 1
+    with pytest.raises(Exception):  # noqa: B017
+        asked.result()
+
+
+def test_with_the_lens_off_it_is_told_and_not_kept(serve: Callable[..., Running], runtime: Path) -> None:
+    server = serve("--lens", "off")
+    asked = Background(server.port, "/block")
+    server.wait_for("block begins")
+    os.kill(server.workers[0], signal.SIGKILL)
+    server.wait_for(r"  GET /block, in flight for \d+\.\d\d s, running for")
+    server.wait_for(r"worker 1 \(pid \d+\) is ready")
+    assert "kept in" not in server.err and not runtime.exists()
+    with pytest.raises(Exception):  # noqa: B017
+        asked.result()
+
+
+def test_a_worker_that_hangs_is_killed_with_the_line_in_the_log(serve: Callable[..., Running]) -> None:
+    server = serve("--lens", "stalls", "--timeout-worker-healthcheck", "2")
+    asked = Background(server.port, "/block")
+    line = server.wait_for(r"its event loop has not turned for \d+ s, .* in GET /block at (\S+):\d+ block; in flight:")
+    assert line.group(1).endswith("apps.py")
+    server.wait_for(r"was killed by SIGABRT \(its event loop hung for 2 s\); what it was doing:")
+    server.wait_for(r"  GET /block, in flight for \d+\.\d\d s, running for")
+    with pytest.raises(Exception):  # noqa: B017
+        asked.result()

@@ -19,7 +19,7 @@ cdef enum LensKind:      # of an Event
     TASK_AWAIT = 11      # t suspended, dur until it became ready, b stack, a waker
     TASK_END = 12
     THREAD_RUN = 13      # t, dur: it ran; a when it was submitted, b text of the thread's name, task who waits
-    STALL = 14           # t, dur: the loop did not turn; b stack, a requests in flight
+    STALL = 14           # t, dur: the loop did not turn; b stack, a requests in flight, and in the high half the text of what ran
     GC_PAUSE = 15        # t, dur; b generation, a collected
     MARK = 16            # b text
     TIMER = 17           # t when it was due, dur how late it ran
