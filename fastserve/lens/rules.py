@@ -235,6 +235,8 @@ def late_wake(case: Case) -> Iterator[Finding]:
                 if poll.delay < case.late:
                     continue
                 wait = waits.get(poll.ready)
+                if wait is not None and wait.interrupted:
+                    continue
                 stack = wait.stack if wait is not None else None
                 group = groups[one.route_name, place(stack)]
                 group.add(poll.delay, one.id, stack)
@@ -494,8 +496,9 @@ def self_wake(case: Case) -> Iterator[Finding]:
     groups = _groups()
     for one in case.model.requests:
         for task in one.tasks.values():
-            own = [wait for wait in task.awaits if wait.waker_kind == "self" or wait.wait == Wait.YIELD]
-            if len(own) < SELF_WAKES or 2 * len(own) < len(task.awaits):
+            waits = [wait for wait in task.awaits if not wait.interrupted]
+            own = [wait for wait in waits if wait.waker_kind == "self" or wait.wait == Wait.YIELD]
+            if len(own) < SELF_WAKES or 2 * len(own) < len(waits):
                 continue
             stack, number = Counter(wait.stack for wait in own).most_common(1)[0]
             spent = task.busy + task.scheduled
