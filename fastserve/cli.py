@@ -208,6 +208,22 @@ COMMANDS: dict[str, Command] = {
         "[TARGET] [MODE]",
         "what a running server records; with a MODE (see --lens), switch it",
     ),
+    "otel": Command(
+        look("otel"),
+        "[TARGET]",
+        "send recorded requests as OpenTelemetry spans",
+        (
+            ("--endpoint", "URL", "of an OTLP/HTTP collector (default: OTEL_EXPORTER_OTLP_ENDPOINT)"),
+            ("--every", "SECONDS", "between two looks (default 2)"),
+            ("--awaits", "", "a span for each wait as well"),
+        ),
+    ),
+    "learn": Command(
+        look("learn"),
+        "",
+        "lessons in a browser: where a request waits, and why",
+        (("--port", "PORT", "of 127.0.0.1 (default: a free one)"), ("--open", "", "open a browser")),
+    ),
     "completion": Command(complete, "|".join(SHELLS), "print the script that completes these lines in a shell"),
     "help": Command(show_help, "", "print this help"),
     "version": Command(show_version, "", "print the version"),

@@ -37,7 +37,15 @@ __all__ = ["run"]
 
 NOTHING, USAGE = 1, 2
 WHICH = ("last", "slowest")
-KINDS: dict[str, Callable[[str], Any]] = {"DURATION": seconds, "SECONDS": seconds}
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"{text!r} is no port: 0 to 65535")
+    return int(text)
+
+
+KINDS: dict[str, Callable[[str], Any]] = {"DURATION": seconds, "SECONDS": seconds, "PORT": _port}
 
 
 def run(name: str, command: Command, arguments: Sequence[str]) -> int:
@@ -380,6 +388,30 @@ MORE = {
 }
 """What the help of a command says besides."""
 
+# ------------------------------------------------------------------------------------------------------------ otel
+
+
+def otel(given: argparse.Namespace) -> int:
+    (target,) = _words(given, 1)
+    from fastserve.lens import otel as exporter  # late: an extra
+
+    def say(text: str) -> None:
+        _complain(text, 0)
+
+    every = exporter.EVERY if given.every is None else max(0.1, given.every)
+    return exporter.export(target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=say)
+
+
+# ----------------------------------------------------------------------------------------------------------- learn
+
+
+def learn(given: argparse.Namespace) -> int:
+    _words(given, 0)
+    from fastserve.lens.learn import run as lessons  # late: it needs a server, which the others only read
+
+    return lessons(0 if given.port is None else given.port, given.open)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "top": top,
     "trace": trace,
@@ -387,4 +419,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": doctor,
     "blackbox": blackbox,
     "lens": lens,
+    "learn": learn,
+    "otel": otel,
 }

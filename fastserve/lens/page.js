@@ -611,6 +611,7 @@
     const facts = [request.id, `worker ${LANES[request.lane].slot}`];
     if (request.route && request.route !== request.path) facts.push(`route ${request.route}`);
     facts.push(`at ${time(request.at)} of the recording`, ...request.flags);
+    if (request.tasks.length) facts.push(plural(request.tasks.length, "task"), plural(request.n.polls, "poll"));
     if (request.in) facts.push(`${bytes(request.in)} in`);
     if (request.out) facts.push(`${bytes(request.out)} out`);
     $("request-facts").textContent = facts.join("  ·  ");
@@ -634,9 +635,7 @@
     ].filter(([kind, , value]) => value > 0 || ["total", "busy", "idle"].includes(kind));
     const split = node("div", { class: "split", "aria-hidden": "true" }, bar(request, 0));
     $("figures").replaceChildren(split, ...figures.map(([kind, name, value, hint]) =>
-      node("div", { class: `figure ${kind}`, role: "listitem", title: hint }, node("span", null, kind === "total" ? null : node("i", { class: `key ${kind}` }), name), node("b", null, time(value)))),
-      node("div", { class: "figure", role: "listitem", title: "how often its tasks were stepped" }, node("span", null, "polls"), node("b", null, String(n.polls))),
-      node("div", { class: "figure", role: "listitem" }, node("span", null, "tasks"), node("b", null, String(request.tasks.length))));
+      node("div", { class: `figure ${kind}`, role: "listitem", title: hint }, node("span", null, kind === "total" ? null : node("i", { class: `key ${kind}` }), name), node("b", null, time(value)))));
   }
   function patterns() {
     const stripes = (id, angle, wide) => draw("pattern", { id, width: wide, height: wide, patternUnits: "userSpaceOnUse", patternTransform: `rotate(${angle})` },

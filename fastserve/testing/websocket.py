@@ -62,7 +62,6 @@ class WebSocketSession:
         self._subprotocols = tuple(subprotocols)
         self._socket: socket.socket | None = None
         self._reader: Any = None
-        self._answer: http.client.HTTPResponse | None = None
         self._client: tuple[str, int] = ("", 0)
         self._closed = False  # we have sent a close frame
         self._ended: WebSocketDisconnect | None = None  # the server has
@@ -191,7 +190,8 @@ class WebSocketSession:
         wanted = base64.b64encode(hashlib.sha1(key + GUID).digest()).decode()
         if answer.getheader("sec-websocket-accept") != wanted:
             raise WebSocketDisconnect(ABNORMAL, "the server's Sec-WebSocket-Accept is wrong")
-        self._reader, self._answer = answer.fp, answer  # which closes its file when it is let go
+        self._reader = answer.fp
+        answer.fp = None  # type: ignore[assignment]  # it would close the file when it is let go, and 3.13 flush it then
         self.headers = httpx.Headers(headers)
         self.accepted_subprotocol = self.headers.get("sec-websocket-protocol")
         self.extra_headers = [(k.lower(), v) for k, v in self.headers.raw if k.lower().decode("latin-1") not in OURS]

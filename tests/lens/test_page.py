@@ -370,9 +370,8 @@ def test_the_waterfall_has_a_row_for_each_part_and_the_figures_are_the_models(sh
     assert shown.count("#waterfall .due") == 1 and shown.count("#waterfall .answer") == 1
     figures = dict(zip(shown.texts(".figure span"), shown.texts(".figure b"), strict=True))
     assert figures["total"] == "154 ms" and figures["busy"] == f"{item.busy / 1e6:.2f} ms"
-    assert (
-        figures["kernel"] == "2.00 ms" and figures["slow client"] == "9.00 ms" and figures["polls"] == str(item.polls)
-    )
+    assert figures["kernel"] == "2.00 ms" and figures["slow client"] == "9.00 ms"
+    assert f"3 tasks  ·  {item.polls} polls" in shown.text("#request-facts")
 
 
 def test_a_slice_tells_where_it_waits_who_woke_it_and_what_the_loop_did_meanwhile(shown: Shown) -> None:
