@@ -87,8 +87,10 @@ class Case:
         request = self.model.by_id.get(hold.request)
         return request.route_name if request is not None else ""
 
-    def name(self, route: str) -> str:
-        return route or "code outside any recorded request"
+    def name(self, route: str, holds: Sequence[Hold]) -> str:
+        """What to call who held the loop, where no request is recorded as well: the board knows what was in hand."""
+        worst = max(holds, key=lambda hold: hold.length)
+        return route or worst.what or "code outside any recorded request"
 
     def line(self, stack: Stack | None) -> str:
         return source_line(stack, self.model.recording)
@@ -201,7 +203,7 @@ def _blocking(case: Case, code: str, holds: list[Hold], route: str, text: str, *
         average = sum(victims.values()) // len(victims)
         some = "another request" if len(victims) == 1 else f"{len(victims)} other requests"
         text += f"; {some} waited {duration(average)}" + (" on average" if len(victims) > 1 else "")
-    found = group.finding(code, text, route, **more)
+    found = group.finding(code, text, route or max(holds, key=lambda hold: hold.length).what, **more)
     found.total_ns += sum(victims.values())
     return found
 
@@ -218,7 +220,7 @@ def blocked_loop(case: Case) -> Iterator[Finding]:
             continue
         verb = "holds" if any(_is_now(case, hold) for hold in holds) else "held"
         yield _blocking(
-            case, "FS001", holds, route, f"{case.name(route)} {verb} the loop {_how_long(holds)} {where}".strip()
+            case, "FS001", holds, route, f"{case.name(route, holds)} {verb} the loop {_how_long(holds)} {where}".strip()
         )
 
 
@@ -311,9 +313,7 @@ def sync_io(case: Case) -> Iterator[Finding]:
             calls[key] = call.what, call.instead
     for (route, where), holds in found.items():
         what, instead = calls[route, where]
-        text = (
-            f"{case.name(route)} called {what} {where} on the event loop, which it held {_how_long(holds).rstrip(',')}"
-        )
+        text = f"{case.name(route, holds)} called {what} {where} on the event loop, which it held {_how_long(holds).rstrip(',')}"
         yield _blocking(case, "FS005", holds, route, text, fix=f"use {instead} instead of {what}")
 
 
@@ -323,7 +323,9 @@ def import_in_handler(case: Case) -> Iterator[Finding]:
         if imports(hold.stack):
             found[case.route(hold), _where_held(hold)[0]].append(hold)
     for (route, where), holds in found.items():
-        text = f"{case.name(route)} imported a module {where}, which held the loop {_how_long(holds).rstrip(',')}"
+        text = (
+            f"{case.name(route, holds)} imported a module {where}, which held the loop {_how_long(holds).rstrip(',')}"
+        )
         yield _blocking(case, "FS006", holds, route, text)
 
 

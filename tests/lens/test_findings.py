@@ -49,12 +49,12 @@ from lens.programs import (
     wakes_itself,
     works_quickly,
 )
-from lens.stories import Story
+from lens.stories import Story, ns
 
 from fastserve.errors import ConfigError
 from fastserve.lens.findings import CATALOGUE, RULES, Finding, find, parse_ignored
 from fastserve.lens.model import build
-from fastserve.lens.recording import Wait
+from fastserve.lens.recording import Kind, Wait
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -194,6 +194,17 @@ def test_sentences_have_the_numbers_and_whoever_paid(shop: str) -> None:
 )
 def test_what_a_finding_says(program: Program, text: str, shop: str) -> None:
     assert text in [one.text for one in told_by(program, shop)]
+
+
+def test_without_recorded_requests_the_board_says_what_was_in_hand(shop: str) -> None:
+    story = Story(mode="stalls")
+    lens = story.workers[0]
+    stack = lens.stack(("/home/me/shop/reports.py", 88, "render"))
+    called = lens.text("GET /report")
+    lens.event(Kind.STALL, ns(0), 340_000_000, b=stack, a=called << 32 | 3)
+    (found,) = find(story.model(now=500))
+    assert found.text == "GET /report held the loop 340 ms at reports.py:88 (render)" and found.route == "GET /report"
+    assert not find(story.model(), ignored=parse_ignored(["FS001:/report"]))
 
 
 def test_what_replaces_a_blocking_call_is_told(shop: str) -> None:
