@@ -313,7 +313,8 @@ def sync_io(case: Case) -> Iterator[Finding]:
             calls[key] = call.what, call.instead
     for (route, where), holds in found.items():
         what, instead = calls[route, where]
-        text = f"{case.name(route, holds)} called {what} {where} on the event loop, which it held {_how_long(holds).rstrip(',')}"
+        long = _how_long(holds).rstrip(",")
+        text = f"{case.name(route, holds)} called {what} {where} on the event loop, which it held {long}"
         yield _blocking(case, "FS005", holds, route, text, fix=f"use {instead} instead of {what}")
 
 
@@ -383,36 +384,42 @@ def _over(task: TaskTrace, moment: int) -> Iterator[Await]:
 
 
 def lock_convoy(case: Case) -> Iterator[Finding]:
-    found: dict[tuple[int, str], list[tuple[RequestTrace, Await]]] = defaultdict(list)
+    found: dict[str, list[tuple[RequestTrace, Await]]] = defaultdict(list)
     for one in case.model.requests:
         for task in one.tasks.values():
             for wait in task.awaits:
                 end = wait.ready if wait.ready is not None else one.until
                 if wait.wait == Wait.LOCK and end - wait.start >= PART_NS:
-                    found[one.seat, place(wait.stack)].append((one, wait))
+                    found[place(wait.stack)].append((one, wait))
     for waits in found.values():
         group = _Group()
-        edges: list[tuple[int, int]] = []
+        edges: dict[int, list[tuple[int, int]]] = defaultdict(list)  # each worker has a lock of its own
         holders: Counter[str] = Counter()
         for one, wait in waits:
             end = wait.ready if wait.ready is not None else one.until
             group.add(end - wait.start, one.id, wait.stack)
-            edges += ((wait.start, 1), (end, -1))
+            edges[one.seat] += ((wait.start, 1), (end, -1))
             if inside := _inside_lock(case, one, wait):
                 holders[inside] += 1
-        most = now = 0
-        for _, change in sorted(edges):
-            now += change
-            most = max(most, now)
+        most = max(map(_at_once, edges.values()))
         if len(waits) < OFTEN or most < OFTEN or group.total < 50 * MS:
             continue
         at = spot(group.frame)
-        text = f"{count(len(group.requests), 'request')} queued for the lock at {at}, {most} at a time, "
+        text = f"{count(len(group.requests), 'request')} queued for the lock at {at}, up to {most} at a time, "
         text += f"{duration(group.average)} on average"
         if holders:
             text += f"; who has it waits for {holders.most_common(1)[0][0]} meanwhile"
         routes = Counter(one.route_name for one, _ in waits)
         yield group.finding("FS009", text, routes.most_common(1)[0][0])
+
+
+def _at_once(edges: Iterable[tuple[int, int]]) -> int:
+    """How many lasted at the same time, at most. `edges`: (when, 1 or -1)."""
+    most = now = 0
+    for _, change in sorted(edges):
+        now += change
+        most = max(most, now)
+    return most
 
 
 def _inside_lock(case: Case, waiting: RequestTrace, wait: Await) -> str:

@@ -171,7 +171,7 @@ def test_sentences_have_the_numbers_and_whoever_paid(shop: str) -> None:
         ),
         (
             queues_for_a_lock,
-            "4 requests queued for the lock at cache.py:30 (get), 4 at a time, 108 ms on average; who "
+            "4 requests queued for the lock at cache.py:30 (get), up to 4 at a time, 108 ms on average; who "
             "has it waits for another service at cache.py:33 meanwhile",
         ),
         (
@@ -228,6 +228,26 @@ def test_the_worst_comes_first_and_hints_come_last(shop: str) -> None:
         story.stall(9000, 9120, "reports.py:88 render", of=told)
 
     assert [one.code for one in told_by(program, shop)] == ["FS001", "FS015"]
+
+
+def test_what_makes_others_wait_weighs_more(shop: str) -> None:
+    def program(story: Story) -> None:
+        waits_for_a_pool(story, 40, 10)  # 400 ms in all
+        told = story.request("GET /report", at=9000).poll(9000, 9200).ends(9201)
+        story.stall(9000, 9200, "reports.py:88 render", of=told)
+
+    assert [one.code for one in told_by(program, shop)] == ["FS001", "FS007"]
+
+
+def test_one_lock_in_each_worker_is_one_finding(shop: str) -> None:
+    story = Story(workers=2)
+    for worker in (0, 1):
+        told = [story.request("GET /cached", at=at, route="/cached", worker=worker) for at in range(5)]
+        for at, one in enumerate(told):
+            one.poll(at, at + 0.1, "cache.py:30 get", Wait.LOCK)
+            one.poll(40 * at + 40, 40 * at + 41, ready=40 * at + 40, by="task").ends(40 * at + 42)
+    (found,) = [one for one in find(story.model()) if one.code == "FS009"]
+    assert found.text.startswith("10 requests queued for the lock at cache.py:30 (get), up to 5 at a time")
 
 
 def test_development_has_shorter_thresholds(shop: str) -> None:
