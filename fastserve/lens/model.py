@@ -121,6 +121,9 @@ class Await:
     wait: Wait
     waker_kind: str  # "unknown" | "task" | "timer" | "io" | "thread" | "cancel" | "self"
     waker_task: int = 0
+    interrupted: bool = (
+        False  # it did not wait: another slice ran within its own, an eager child's, or the next request's
+    )
     late: int = 0  # ns before `ready` in which the loop was held by others: it may have been due so much earlier
     exact: bool = False  # it was due so much earlier: a timer whose time is known
     held_by: Hold | None = None
@@ -466,6 +469,7 @@ class _Reader:
             kind_of = WAKERS[woken] if woken < len(WAKERS) else "unknown"
             wait = stack.wait if stack is not None else Wait.FUTURE
             found = Await(t, t + event.dur, None, stack, wait, kind_of, event.a & 0xFFFFFFFF)
+            found.interrupted = stack is None and not event.dur and kind_of == "self"
             self._task(request, event.task).awaits.append(found)
         elif kind == Kind.REQUEST_BEGIN:
             self._begin(request, event)
