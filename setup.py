@@ -27,6 +27,7 @@ MODULES = [
     "protocol.board",
     "protocol.wire",
     "protocol.driver",
+    "protocol.lens",
     "protocol.exchange",
     "protocol.files",
     "protocol.hooks",
@@ -45,6 +46,7 @@ MODULES = [
     "telemetry.line_writer",
     "telemetry.access_log",
     "telemetry.lens.memory",
+    "telemetry.lens.recorder",
     "telemetry.lens.watchdog",
     "process.lifeline",
 ]

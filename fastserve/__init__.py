@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the same names as in _WHERE, for type checkers and editors,
     from fastserve.process.run import run as run
     from fastserve.process.server import Server as Server
     from fastserve.protocol.headers import Headers as Headers
+    from fastserve.protocol.lens import mark as mark
     from fastserve.protocol.request import Request as Request
     from fastserve.protocol.response import EventSourceResponse as EventSourceResponse
     from fastserve.protocol.response import FileResponse as FileResponse
@@ -51,6 +52,7 @@ _WHERE = {
     "EventSourceResponse": "fastserve.protocol.response",
     "FileResponse": "fastserve.protocol.response",
     "WebSocket": "fastserve.protocol.websocket",
+    "mark": "fastserve.protocol.lens",
     "WebSocketDisconnect": "fastserve.errors",
     "Query": "fastserve.params",
     "Header": "fastserve.params",

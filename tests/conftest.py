@@ -1,9 +1,14 @@
-"""Fixtures: `memory` (a Connection on a transport in memory), `raw` (a socket that speaks bytes)."""
+"""Fixtures: `memory` (a Connection on a transport in memory), `raw` (a socket that speaks bytes).
+
+FASTSERVE_TEST_LENS=full (or another mode) has every server of this process trace its requests: whatever a test expects of a
+server it may expect of one whose lens is on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +25,48 @@ def log_as_it_was() -> Iterator[None]:
     yield
     logger.handlers[:], _, logger.propagate = before
     logger.setLevel(before[1])
+
+
+def _with_lens(mode: str) -> list[Any]:
+    """Have each Service made with a recorder. Returns the recorders."""
+    import fastserve.process.server
+    import fastserve.protocol
+    from fastserve.telemetry.lens import LensMemory, parse_mode
+    from fastserve.telemetry.lens.recorder import Recorder
+
+    recorders: list[Any] = []
+    plain = fastserve.protocol.Service
+
+    def traced(loop: asyncio.AbstractEventLoop, *arguments: Any, **named: Any) -> Any:
+        memory = LensMemory(1)
+        memory.set_mode(parse_mode(mode))
+        area = memory.area(0)
+        area.start(0, os.getpid(), 1)
+        recorder = Recorder(area, loop)
+        recorders.append(recorder)
+        if loop.is_running():
+            loop._fastserve_probe = loop.create_task(recorder.probe())  # type: ignore[attr-defined]
+        else:
+            loop.run_until_complete(recorder.probe())
+        return plain(loop, *arguments, **{"lens": recorder} | named)
+
+    fastserve.protocol.Service = traced  # type: ignore[misc, assignment]
+    fastserve.process.server.Service = traced  # type: ignore[misc, assignment]
+    return recorders
+
+
+RECORDERS = _with_lens(os.environ["FASTSERVE_TEST_LENS"]) if os.environ.get("FASTSERVE_TEST_LENS") else []
+
+
+@pytest.fixture(autouse=True)
+def lens_is_well() -> Iterator[None]:
+    """No test makes the lens fail."""
+    yield
+    failures = sum(recorder.area.failures for recorder in RECORDERS)
+    for recorder in RECORDERS:
+        recorder.close()
+    RECORDERS.clear()
+    assert failures == 0
 
 
 class MemoryTransport:

@@ -28,6 +28,7 @@ PROTOCOL_ORDER = (
     "limits",
     "timers",
     "board",
+    "lens",
     "wire",
     "driver",
     "forwarded",

@@ -37,7 +37,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastserve.interfaces.asgi_event cimport (
     TURNS, WAIT, Event, EventCall, check_pair, is_departure, message_body, message_headers, message_kind, message_part,
-    message_status,
+    message_status, tell_route,
 )
 from fastserve.interfaces.asgi_websocket cimport ASGIWebSocketCall, websocket_scope
 from fastserve.protocol.channel cimport Channel
@@ -620,6 +620,8 @@ cdef class ASGICall(EventCall):
         cdef Exchange exchange = self.exchange
         self.finished = True
         self.exchange = None
+        if self.trace is not None:
+            tell_route(self.trace, self.scope)
         self.scope = None
         self.headers = self.trailers = None
         if not self.started_task and not self.pooled:

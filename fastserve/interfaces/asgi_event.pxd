@@ -3,6 +3,7 @@
 # Called by: asgi.pyx, asgi_websocket.pyx. Calls: HandlerCall.
 from fastserve.interfaces.call cimport HandlerCall, Spares
 from fastserve.protocol.exchange cimport Exchange
+from fastserve.protocol.lens cimport Trace
 
 cdef enum:
     TURNS = 64          # events an application sends without a wait, before others get their turn
@@ -42,4 +43,5 @@ cdef unsigned message_status(object message) except 0
 cdef object message_headers(object message)      # a list or tuple of pairs
 cdef bytes message_body(object message)
 cdef int check_pair(object pair) except -1
+cdef int tell_route(Trace trace, object scope) except -1
 cdef bint is_departure(object error) except -1   # is it ClientDisconnected, or made of it?

@@ -16,6 +16,7 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from fastserve.protocol.hooks cimport Handler
+from fastserve.protocol.lens cimport Trace
 
 from fastserve.errors import ClientDisconnected, LocalProtocolError
 
@@ -188,6 +189,17 @@ cdef int check_pair(object pair) except -1:
     return 0
 
 
+cdef int tell_route(Trace trace, object scope) except -1:
+    # FastAPI and others leave the route that they have found in the scope; its pattern is the name of a kind of request.
+    cdef object route = None if scope is None else scope.get("route")
+    cdef object pattern
+    if route is not None:
+        pattern = getattr(route, "path_format", None) or getattr(route, "path", None)
+        if type(pattern) is str:
+            trace.route(scope.get("root_path", "") + pattern, None)
+    return 0
+
+
 cdef bint is_departure(object error) except -1:
     return _made_of_it(error, 8)
 
@@ -257,6 +269,12 @@ cdef class Event:
     @property
     def cr_await(self):
         return self.inner
+
+    @property
+    def lens_wait(self):
+        """str: what it waits for if it waits, in a word of the lens."""
+        return ("drain" if self.sends else "receive") if self.call.scope is None or self.call.scope["type"] == "http" \
+            else "drain" if self.sends else "message"
 
     @property
     def cr_running(self):

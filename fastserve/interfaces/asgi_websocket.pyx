@@ -20,6 +20,7 @@ from cpython.bytes cimport PyBytes_CheckExact
 
 from fastserve.interfaces.asgi_event cimport (
     TURNS, WAIT, Event, EventCall, is_departure, message_body, message_headers, message_kind, message_status,
+    tell_route,
 )
 from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.websocket cimport WebSocket
@@ -276,6 +277,8 @@ cdef class ASGIWebSocketCall(EventCall):
         cdef Exchange exchange = self.exchange
         self.finished = True
         self.exchange = None
+        if self.trace is not None:
+            tell_route(self.trace, self.scope)
         self.scope = None
         self.asking = None
         if not self.started_task:

@@ -2,6 +2,7 @@
 #
 # Called by: the wings (native, asgi), which subclass it. Calls: Exchange.
 from fastserve.protocol.exchange cimport Call, Exchange
+from fastserve.protocol.lens cimport Trace
 
 
 cdef class Spares
@@ -14,6 +15,7 @@ cdef class HandlerCall(Call):
     cdef object task           # HandlerTask: blank, until it is asked something or the coroutine suspends
     cdef object base_context   # contextvars.Context the request's own is a copy of: that of the server, not of some callback
     cdef object context        # contextvars.Context of this request
+    cdef Trace trace           # None: nobody asks where it waits
     cdef object yielded        # what the first step yielded, until the Task takes over
     cdef bint cancel_on_disconnect
     cdef bint started_task     # the task is a real one now
@@ -46,6 +48,7 @@ cdef class HandlerCall(Call):
     cdef bint kept_by(self, Spares spares, Py_ssize_t references) except -1   # so many to this call are ours
     cdef int reset(self) except -1
     cdef int _finish(self) except -1
+    cdef int _traced(self, Trace trace, bint suspended, object yielded) except -1
 
 
 cdef class Spares:

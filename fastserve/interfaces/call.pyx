@@ -28,6 +28,7 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport int64_t
 
 from fastserve.protocol.board cimport Seat
+from fastserve.protocol.lens cimport CANCELLED, RAISED, RETURNED, Trace
 from fastserve.protocol.timers cimport precise_now
 
 cdef extern from "Python.h":
@@ -212,6 +213,7 @@ cdef class HandlerCall(Call):
         cdef object other = None
         cdef object yielded
         cdef bint suspended = False
+        cdef Trace trace = None
         if task is None:
             task = self.task = _new_task(HandlerTask)
             task._call = self
@@ -229,9 +231,15 @@ cdef class HandlerCall(Call):
                 _enter_task(self.loop, task)
         if not self.listed:
             self._list(task)
+        if self.exchange is not None and self.exchange.trace is not None:
+            trace = self.trace = self.exchange.trace
+            trace.enter(coro)
         try:
             yielded = self._step(None, None, &suspended)
         finally:
+            if trace is not None and not suspended:
+                trace.end()
+                self.trace = None
             if not self.pooled:
                 self._unlist(task)
             if _current_tasks is not None:
@@ -241,6 +249,8 @@ cdef class HandlerCall(Call):
             if other is not None:
                 _enter_task(self.loop, other)
         if suspended:
+            if trace is not None:
+                trace.suspend(self.coro, yielded)
             self.yielded = yielded
             self.start_task(task)
         return 0
@@ -309,6 +319,8 @@ cdef class HandlerCall(Call):
         if not self.started_task:
             self.started_task = True
             self._unlist(task)  # it enters itself
+            if self.trace is not None:
+                self.trace.becomes(task)
             # Schedules its first step, registers it in all_tasks(). From here on asyncio calls send() and throw(). One that
             # is made real only after the handler has ended finds it finished, and is done.
             Task.__init__(task, self, loop=self.loop, context=self.context)
@@ -368,6 +380,8 @@ cdef class HandlerCall(Call):
                 if enter:
                     PyContext_Exit(self.context)
             value = error = None
+            if self.trace is not None:
+                self.trace.outcome = RETURNED if failure is None else CANCELLED if isinstance(failure, CancelledError) else RAISED
             self.coro = self._ended(outcome, failure)
             if self.coro is None:
                 self._finish()
@@ -414,17 +428,24 @@ cdef class HandlerCall(Call):
         """One step (PEP 342)."""
         cdef bint suspended = False
         cdef object yielded = self.yielded
+        cdef Trace trace = self.trace
         if yielded is not None:
             self.yielded = None
+            if trace is not None:
+                trace.handed_over(yielded)
             return yielded
         cdef int64_t before = 0
         cdef Seat *seat = _enter(self.exchange, &before)
+        if trace is not None:
+            trace.enter(None)
         try:
             if not self.finished:
                 yielded = self._step(value, None, &suspended)
                 if suspended:
                     return yielded
         finally:
+            if trace is not None:
+                self._traced(trace, suspended, yielded)
             _leave(seat, before)
             if self.finished:
                 self.task = None  # the Task holds us: leave no circle behind
@@ -442,19 +463,35 @@ cdef class HandlerCall(Call):
         if yielded is not None:
             # Cancelled before the Task took its first step: it would have cancelled the future it waits for.
             self.yielded = None
+            if self.trace is not None:
+                self.trace.handed_over(yielded)
             if isinstance(error, CancelledError):
                 yielded.cancel()
         cdef int64_t before = 0
         cdef Seat *seat = _enter(self.exchange, &before)
+        cdef Trace trace = self.trace
+        if trace is not None:
+            trace.enter(None)
         try:
             yielded = self._step(None, error, &suspended)
             if suspended:
                 return yielded
         finally:
+            if trace is not None:
+                self._traced(trace, suspended, yielded)
             _leave(seat, before)
             if self.finished:
                 self.task = None
         raise StopIteration(None)
+
+    cdef int _traced(self, Trace trace, bint suspended, object yielded) except -1:
+        # A slice is over.
+        if suspended:
+            trace.suspend(self.coro, yielded)
+        else:
+            trace.end()
+            self.trace = None
+        return 0
 
     def close(self):
         """Close the coroutine (PEP 342)."""

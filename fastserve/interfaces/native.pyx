@@ -92,6 +92,7 @@ from fastserve.protocol.core cimport (
 from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.headers cimport raw_headers
 from fastserve.protocol.hooks cimport Handler
+from fastserve.protocol.lens cimport HANDLER_THREAD, Trace
 from fastserve.protocol.request cimport BodyListener, Namespace, Request, RequestBody, path_bytes
 from fastserve.protocol.files cimport answer_of, send_answer
 from fastserve.protocol.response cimport FileResponse, Response, StreamingResponse, content_type_of
@@ -107,6 +108,7 @@ from fastserve.interfaces.asgi import asgi3
 from fastserve.interfaces.relay import relay
 from fastserve.interfaces.static import static_response
 from fastserve.protocol.files import open_regular
+from fastserve.protocol.lens import thread as lens_thread
 from fastserve.protocol.response import JSONResponse, PlainTextResponse, json_encode
 from fastserve.routing import JSON_MISFITS, MISSING, describe
 
@@ -806,6 +808,8 @@ cdef class NativeHandler(Handler):
         call.loop = self.loop
         call.base_context = self.context
         call.status = 200
+        if exchange.trace is not None and type(found) is Endpoint:
+            exchange.trace.route((<Endpoint>found).route.path, (<Endpoint>found).handler)
         if type(found) is Endpoint:
             call.endpoint = <Endpoint>found
             call.cancel_on_disconnect = call.endpoint.cancel_on_disconnect
@@ -861,6 +865,8 @@ cdef class NativeHandler(Handler):
         call.endpoint = endpoint
         call.cancel_on_disconnect = endpoint.cancel_on_disconnect
         exchange.call = call
+        if exchange.trace is not None:
+            exchange.trace.route(endpoint.route.path, endpoint.handler)
         call.request()
         return call.start()
 
@@ -1380,10 +1386,10 @@ async def _threaded(NativeCall call):
         call.exchange.seat.shed[FOR_AGE] += 1
         raise HTTPException(503, "too many requests at once", {"retry-after": "1"})
     arguments, named = call.endpoint.bind(call)
-    return await _in_pool(call.wing, call.endpoint.handler, arguments, named)
+    return await _in_pool(call.wing, call.endpoint.handler, arguments, named, call.trace)
 
 
-async def _in_pool(NativeHandler wing, object function, tuple arguments, dict named):
+async def _in_pool(NativeHandler wing, object function, tuple arguments, dict named, Trace trace):
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     cdef object line = None
@@ -1391,6 +1397,8 @@ async def _in_pool(NativeHandler wing, object function, tuple arguments, dict na
     if wing.shed_after_ns:
         line, since = wing._line, precise_now()
         line.append(since)
+    if trace is not None:
+        function = _traced(function, trace, precise_now())
     job = wing.pool().submit(_job, loop, future, contextvars.copy_context(), function, arguments, named, line)
     try:
         return await future
@@ -1398,6 +1406,20 @@ async def _in_pool(NativeHandler wing, object function, tuple arguments, dict na
         if job.cancel() and line is not None:   # if it has not begun; what has begun goes on to its end
             line.remove(since)
         raise
+
+
+def _traced(object function, Trace trace, submitted):
+    # It tells the lens when it ran, and in which thread.
+    def run(*arguments, **named):
+        cdef int64_t began = precise_now()
+        lens_thread.trace = trace
+        try:
+            return function(*arguments, **named)
+        finally:
+            lens_thread.trace = None
+            trace.ran(submitted, began, HANDLER_THREAD)
+
+    return run
 
 
 def _job(loop, future, context, function, arguments, named, line):
@@ -1678,7 +1700,7 @@ async def _call_mounted(NativeCall call, Request request):
 
 
 async def _open_and_send(NativeCall call, FileResponse response):
-    response.file = await _in_pool(call.wing, open_regular, (response.path,), {})
+    response.file = await _in_pool(call.wing, open_regular, (response.path,), {}, call.trace)
     going = send_answer(call.exchange, answer_of(call.exchange, response, response.file))
     if going is not None:
         await going
@@ -1829,7 +1851,7 @@ async def _stream_plain(NativeCall call, unsigned status, list headers, object s
         else:
             while True:
                 if pooled:
-                    piece = await _in_pool(wing, next, (iterator, END), {})
+                    piece = await _in_pool(wing, next, (iterator, END), {}, call.trace)
                 else:
                     piece = next(iterator, END)
                 if not exchange.started:
@@ -1848,7 +1870,7 @@ async def _stream_plain(NativeCall call, unsigned status, list headers, object s
         if close is not None:
             try:
                 if pooled:
-                    await _in_pool(wing, close, (), {})
+                    await _in_pool(wing, close, (), {}, call.trace)
                 else:
                     close()
             except ValueError:

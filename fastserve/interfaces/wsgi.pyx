@@ -56,11 +56,13 @@ from fastserve.protocol.exchange cimport HANDLER_AT, Call, Exchange
 from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.headers cimport field_name
 from fastserve.protocol.hooks cimport Handler
+from fastserve.protocol.lens cimport BY_WSGI, RAISED, RETURNED, WSGI_THREAD, Trace
 from fastserve.protocol.request cimport RequestBody, path_bytes
 from fastserve.protocol.timers cimport precise_now
 
 from fastserve._version import __version__
 from fastserve.errors import ClientDisconnected, LocalProtocolError
+from fastserve.protocol.lens import thread as lens_thread
 
 __all__ = ["ErrorStream", "FileWrapper", "Input", "WSGICall", "WSGIHandler"]
 
@@ -616,6 +618,7 @@ cdef class WSGIHandler(Handler):
         if threads is None:
             threads = min(32, (os.cpu_count() or 1) + 4)
         self.app = app
+        self.arrival_flags = BY_WSGI
         self.inline = threads == 0
         self._threads_max = threads or MOVED_THREADS
         self._workers = []
@@ -701,6 +704,7 @@ cdef class WSGIHandler(Handler):
         call = WSGICall.__new__(WSGICall)
         call.wing = self
         call.exchange = exchange
+        call.trace = exchange.trace
         call.base_context = context
         call.declared = call.length = -1
         call.head_request = exchange.channel.conn.head_request
@@ -990,6 +994,7 @@ cdef class WSGICall(Call):
     cdef dict environ
     cdef Input input
     cdef int64_t queued_at
+    cdef Trace trace              # None: nobody asks where it waits
     cdef bint inline              # it runs on the loop
     cdef bint head_request
     # --- what the application stated ---
@@ -1264,6 +1269,8 @@ cdef class WSGICall(Call):
     cdef int _raised(self, object error) except -1:
         # By the application, or by us about it. It is answered with 500 if that is still possible.
         self.finished = True
+        if self.trace is not None:
+            self.trace.outcome = RAISED
         if self.gone and isinstance(error, ClientDisconnected):
             logger.debug("%s: the client left", self._line())
         else:
@@ -1327,6 +1334,10 @@ cdef class WSGICall(Call):
     cdef int run(self) except -1:
         """From the queue to the end, in the thread that took it."""
         cdef object context = PyContext_Copy(self.base_context)
+        cdef int64_t began = 0
+        if self.trace is not None:
+            began = precise_now()
+            lens_thread.trace = self.trace
         PyContext_Enter(context)
         try:
             self.wing.begun(self)
@@ -1348,6 +1359,9 @@ cdef class WSGICall(Call):
             self.failed = True
             self.wing.tell(self)
         finally:
+            if self.trace is not None:
+                lens_thread.trace = None
+                self.trace.ran(self.queued_at, began, WSGI_THREAD)
             PyContext_Exit(context)
         return 0
 
@@ -1496,7 +1510,12 @@ cdef class WSGICall(Call):
     cdef int begin_inline(self) except -1:
         cdef object context = PyContext_Copy(self.base_context)
         cdef Exchange exchange = self.exchange
+        cdef Trace trace = self.trace
         PyContext_Enter(context)
+        if trace is not None:
+            trace.outcome = RETURNED
+            trace.enter(self.wing.app)
+            lens_thread.trace = trace
         try:
             if exchange.timed:
                 exchange.moments[<int>HANDLER_AT] = precise_now()
@@ -1520,6 +1539,12 @@ cdef class WSGICall(Call):
                     self._close()
                     self.exchange = None
         finally:
+            if trace is not None:
+                lens_thread.trace = None
+                if self.source is None:
+                    trace.end()
+                else:
+                    trace.suspend(None, None)
             PyContext_Exit(context)
         return 0
 
@@ -1567,10 +1592,20 @@ cdef class WSGICall(Call):
         """The next turn, in the context of the request."""
         if self.source is None or self.draining and not self.gone:
             return
+        cdef Trace trace = self.trace
         PyContext_Enter(self.context)
+        if trace is not None:
+            trace.enter(None)
+            lens_thread.trace = trace
         try:
             self._turn()
         finally:
+            if trace is not None:
+                lens_thread.trace = None
+                if self.source is None:
+                    trace.end()
+                else:
+                    trace.suspend(None, None)
             PyContext_Exit(self.context)
 
 

@@ -31,6 +31,7 @@ from fastserve.process.tls import WATCH_SECONDS, Certificates
 from fastserve.protocol import Board, Limits, SeatState, Service
 from fastserve.telemetry import AccessLog
 from fastserve.telemetry.lens import Area, Mode
+from fastserve.telemetry.lens.recorder import Recorder
 from fastserve.telemetry.lens.watchdog import Watchdog
 
 __all__ = ["Server", "load_application"]
@@ -105,6 +106,7 @@ class Server:
         self._seat = 0
         self._area: Area | None = None
         self._watchdog: Watchdog | None = None
+        self._recorder: Recorder | None = None
         self._shared: Shared | None = None  # ours, if nobody has made it for us
         self._owns_listeners = True
         self._certificates: Certificates | None = None
@@ -193,7 +195,7 @@ class Server:
                 multiprocess=config.workers > 1,
             )
             self._handler.watch_exceptions(self.on_exception)
-            self._begin_lens()
+            await self._begin_lens()
             await lifespan.startup()
             if self.interface.startswith("asgi") and not lifespan.supported:
                 self._handler.state = None  # a scope has a state only if there is a lifespan to give it one
@@ -216,6 +218,7 @@ class Server:
                 board=self._board,
                 seat=self._seat,
                 exempt=[path.encode("ascii") for path in config.limit_exempt],
+                lens=self._recorder,
             )
             await self._service.listen(self._listeners.by_slot(), self._slot, self._certificates)  # station 1: accept
             if self._certificates is not None and self._minds_certificates:
@@ -276,7 +279,7 @@ class Server:
             self._certificates.reread()
         self._look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look_at_certificates)
 
-    def _begin_lens(self) -> None:
+    async def _begin_lens(self) -> None:
         """A place to record in. Who has no supervisor makes it, and the board that shows what is in flight."""
         board = self._board
         if board is None and self.config.lens_mode.mode is not Mode.OFF:
@@ -288,11 +291,15 @@ class Server:
             seat.state = SeatState.BOOTING
         if self._area is not None and board is not None:
             self._area.start(self._slot, os.getpid(), board[self._seat].generation)
+            self._recorder = Recorder(self._area, asyncio.get_running_loop())
+            await self._recorder.probe()
 
     def follow_lens(self) -> None:
         """Record as the memory of the lens says: at the start, and when it was switched from outside."""
         if self._area is None:
             return
+        if self._recorder is not None:
+            self._recorder.follow()
         if self._watchdog is None:
             self._watchdog = Watchdog(
                 self._area,
@@ -377,6 +384,8 @@ class Server:
                 timer.cancel()
         if self._watchdog is not None:
             self._watchdog.close()
+        if self._recorder is not None:
+            self._recorder.close()
         lifespan, self._lifespan = self._lifespan, None
         handler, self._handler = self._handler, None
         observer, self._observer = self._observer, None

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from fastserve.protocol.channel cimport Channel
 from fastserve.protocol.core cimport fs_error, fs_event, fs_field
 from fastserve.protocol.exchange cimport Exchange
+from fastserve.protocol.lens cimport Trace
 from fastserve.protocol.service cimport Service
 from fastserve.protocol.timers cimport Timer
 from fastserve.protocol.wire cimport Wire
@@ -51,6 +52,14 @@ cdef class Connection(Channel):
     cdef int64_t _since              # when it began
     cdef int64_t _ended_at           # inside _consume(): when the exchange before ended; 0: there was none in this read
     cdef list _drain_waiters
+    # --- for the lens; all but the first only while requests are traced ---
+    cdef int64_t _accepted_at
+    cdef int64_t _first_byte_at      # of what is unread, or of the head that is half read; 0: there is nothing
+    cdef int64_t _in_kernel          # how long that byte had lain in the kernel; -1: not known
+    cdef uint32_t _number            # among the connections with a traced request; 0: none yet
+    cdef bint _in_read               # inside _receive_stamped()
+    cdef Trace _last_trace           # of the request that was answered last: the peer may not have taken its answer yet
+    cdef int64_t _full_at            # since when it does not; 0: it does
     cdef bint _proxy_due             # a PROXY protocol header has to come first,
     cdef bint _proxy_taken           # or has come, before TLS began
     cdef tuple _proxied              # (peername, sockname) that it said, or None
@@ -58,6 +67,12 @@ cdef class Connection(Channel):
     cdef int _begin_with(self, Wire wire) except -1
     # reading flow
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1
+    cdef int _receive_stamped(self, const uint8_t *data, size_t length, object owner) except -1
+    cdef int64_t _kernel_wait(self, int64_t now) except -2
+    cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1
+    cdef Trace _tracing(self)
+    cdef int _descriptor(self) except -2
+    cdef int _body_came(self, int64_t now) except -1
     cdef Py_ssize_t _take_proxy(self, const uint8_t *data, size_t length) except -2
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int _resume(self) except -1

@@ -23,7 +23,7 @@ from fastserve.protocol.core cimport (
     FS_BODY, FS_BODY_BYTES, FS_BODY_LENGTH, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_RATE, FS_E_BODY_TIMEOUT,
     FS_E_HEAD_TIMEOUT, FS_E_INCOMPLETE, FS_E_NONE, FS_E_NO_BUFFERS, FS_E_OVERLOADED, FS_E_PROXY_HEADER, FS_E_REQUEST_TIMEOUT, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
     fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_limit_body, fs_conn_next, fs_conn_receive,
-    fs_conn_refuse, fs_conn_word, fs_error, fs_error_info, fs_out, fs_proxy, fs_proxy_parse, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
+    fs_conn_refuse, fs_conn_word, fs_error, fs_error_info, fs_out, fs_proxy, fs_proxy_parse, fs_request_head, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
 )
 from fastserve.protocol.forwarded cimport Trust, proxied_address
 from fastserve.protocol.request cimport RequestBody
@@ -32,10 +32,15 @@ from fastserve.protocol.service cimport (
     WRITE_DEADLINE,
 )
 from fastserve.protocol.channel cimport Tunnel
+from fastserve.protocol.driver cimport SocketWire
 from fastserve.protocol.exchange cimport END_AT, HANDLER_AT, HEAD_AT, Call
 from fastserve.protocol.hooks cimport Observer
+from fastserve.protocol.lens cimport (
+    CAME_EARLIER, FIRST_REQUEST, FOR_WEBSOCKET, KERNEL_KNOWN, OVER_TLS, TRACING, Arrival, Trace, fs_lens_mode,
+)
 from fastserve.protocol.limits cimport Limits
-from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Timers, disarm, precise_now
+from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Timers, disarm, precise_now, precise_wall_now
+from fastserve.protocol.websocket cimport asks_for_websocket
 from fastserve.protocol.wire cimport TransportWire, Wire
 
 from fastserve.errors import ClientDisconnected, RemoteProtocolError
@@ -47,6 +52,25 @@ cdef enum:
     FLUSH_MAX = 65536        # a batch of pipelined answers is handed over when it has grown to this
     OWN_BODY_MIN = 4096      # body bytes still to come that are worth being read into an object of their own
     WRITE_HIGH = 65536       # unsent bytes at which the transport asks us to pause
+    TRACED_TEXT = 128        # bytes of "METHOD /path" that the lens is told
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <sys/socket.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    static int64_t fs_last_data(int fd) { /* ns since bytes last came to this TCP socket, in milliseconds; -1: not known */
+    #ifdef __linux__
+      struct tcp_info info;
+      socklen_t size = sizeof info;
+      if (fd >= 0 && getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0) return (int64_t)info.tcpi_last_data_recv * 1000000;
+    #endif
+      (void)fd;
+      return -1;
+    }
+    """
+    int64_t fs_last_data(int fd) noexcept
 
 
 cdef int64_t LATENCY_NS[LATENCY_BUCKETS - 1]
@@ -121,7 +145,7 @@ cdef class Connection(Channel):
     cdef int _begin_with(self, Wire wire) except -1:
         cdef Trust trust = self.service.trust
         self.wire = wire
-        self._since = precise_now()
+        self._since = self._accepted_at = precise_now()
         self.service.seat.in_state[IN_NEW] += 1
         if trust is not None and not self._proxy_taken and trust.peer(wire.info("peername")):
             self.trust = trust
@@ -182,6 +206,8 @@ cdef class Connection(Channel):
             if self._lingered > self.service.limits.linger_bytes_max and self.wire is not None:
                 self.wire.abort()
             return 0
+        if fs_lens_mode(self.service.lens_mode) >= TRACING:
+            return self._receive_stamped(data, length, owner)
         return self._receive(data, length, owner)
 
     cdef size_t wire_wants(self):
@@ -204,6 +230,45 @@ cdef class Connection(Channel):
             self._store(data + used, length - used)
         return self._settle()
 
+    cdef int _receive_stamped(self, const uint8_t *data, size_t length, object owner) except -1:
+        # For the lens: when did the first byte of a request come?
+        cdef int64_t now
+        if self.conn.reading != FS_BODY and (self._first_byte_at == 0 or (
+                self._end == self._start and not fs_conn_head_begun(&self.conn))):
+            now = precise_now()
+            self._first_byte_at = now
+            self._in_kernel = self._kernel_wait(now)
+        self._in_read = True
+        try:
+            return self._receive(data, length, owner)
+        finally:
+            self._in_read = False
+            if self._end == self._start and not fs_conn_head_begun(&self.conn):
+                self._first_byte_at = 0   # nothing of a request is left unread
+
+    cdef int64_t _kernel_wait(self, int64_t now) except -2:
+        # How long had what is read now lain in the kernel? -1: nobody says.
+        cdef Service service = self.service
+        cdef int64_t stamped
+        if service.driver is not None and service.driver.came_ns:
+            stamped = precise_wall_now() - service.driver.came_ns
+            return stamped if stamped >= 0 else 0
+        if self.wire is None:
+            return -1
+        # Whatever is read in a turn of our own driver came after its turn before, or would have been read then. To see less than
+        # a millisecond there is no need to ask: the kernel does not say it any finer.
+        if self.served and service.driver is not None and service.driver.turn_before and type(self.wire) is not TransportWire \
+                and now - service.driver.turn_before < 1000000:
+            return 0
+        return fs_last_data(self._descriptor())
+
+    cdef int _descriptor(self) except -2:
+        # Of the socket; -1: it has none that can be asked.
+        if type(self.wire) is SocketWire:
+            return (<SocketWire>self.wire).fd
+        sock = self.wire.info("socket")
+        return -1 if sock is None else sock.fileno()
+
     cdef int _resume(self) except -1:
         # Go on with what is in the buffer.
         cdef Py_ssize_t used
@@ -214,6 +279,7 @@ cdef class Connection(Channel):
             self._start += used
             if self._start >= self._end:
                 self._start = self._end = 0
+                self._first_byte_at = 0
                 self._free_buffer()  # an idle connection owns no buffer
         return self._settle()
 
@@ -420,6 +486,8 @@ cdef class Connection(Channel):
         if owner is not None and <size_t>PyBytes_GET_SIZE(owner) == length \
                 and data == <const uint8_t *>PyBytes_AS_STRING(owner):
             exchange.body.feed(owner)
+            if exchange.trace is not None:
+                exchange.trace.body(length, False)
             return 0
         if scratch.cap - scratch.len < length:
             _grow(scratch, length)
@@ -433,6 +501,8 @@ cdef class Connection(Channel):
         if scratch.len != 0:
             if exchange is not None and exchange.body is not None:
                 exchange.body.feed(PyBytes_FromStringAndSize(<const char *>scratch.data, scratch.len))
+                if exchange.trace is not None:
+                    exchange.trace.body(scratch.len, False)
             scratch.len = 0
             if scratch.cap > 1048576:
                 free(scratch.data)
@@ -454,6 +524,8 @@ cdef class Connection(Channel):
                         PyBytes_FromStringAndSize(<const char *>data + fields[i].value, fields[i].value_len),
                     ))
             exchange.body.end(trailers)
+            if exchange.trace is not None:
+                exchange.trace.body(0, True)
         free(self._own_trailers)
         self._own_trailers = NULL
         return 0
@@ -481,6 +553,8 @@ cdef class Connection(Channel):
         self.exchange = exchange
         service.seat.active += 1
         self._enter(IN_HANDLER, now)
+        if fs_lens_mode(service.lens_mode) >= TRACING:
+            self._trace(exchange, data, now)
         if service.observer is not None:
             exchange.timed = service.observer.wants_moments
             exchange.fields_kept = service.observer.wants_fields
@@ -527,6 +601,49 @@ cdef class Connection(Channel):
                 exchange.gone(ClientDisconnected())
         exchange.drop_head()
         return pos
+
+    cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1:
+        # The lens is on: does it want this one?
+        cdef fs_request_head *head = &self.conn.head
+        cdef Arrival arrival
+        cdef uint8_t text[TRACED_TEXT]   # "METHOD /path": what is asked for stays the client's and ours
+        cdef size_t method = head.method.len
+        cdef size_t path = head.parts.path.len
+        if method > TRACED_TEXT - 1:
+            method = TRACED_TEXT - 1
+        memcpy(text, data + head.method.off, method)
+        text[method] = 32
+        if path > TRACED_TEXT - 1 - method:
+            path = TRACED_TEXT - 1 - method
+        memcpy(text + method + 1, data + head.target.off + head.parts.path.off, path)
+        arrival.accepted = self._accepted_at
+        arrival.first_byte = self._first_byte_at if self._first_byte_at else now
+        arrival.head = now
+        arrival.in_kernel = self._in_kernel if self._first_byte_at and self._in_kernel >= 0 else 0
+        arrival.flags = 0 if self.served else FIRST_REQUEST
+        if self._first_byte_at and self._in_kernel >= 0:
+            arrival.flags |= KERNEL_KNOWN
+        arrival.flags |= self.service.handler.arrival_flags
+        if not self._in_read:
+            arrival.flags |= CAME_EARLIER
+        if self._tls:
+            arrival.flags |= OVER_TLS
+        if head.upgrade and asks_for_websocket(exchange):
+            arrival.flags |= FOR_WEBSOCKET
+        if self._number == 0:
+            self.service.traced_connections += 1
+            self._number = self.service.traced_connections
+        arrival.connection = self._number
+        exchange.trace = self.service.lens.begin(text, method + 1 + path, &arrival)
+        if exchange.trace is not None and exchange.flight >= 0:
+            exchange.trace.flight = &self.service.seat.flights[exchange.flight]
+            exchange.trace.flight.request = exchange.trace.request
+            exchange.trace.flight.state = 0
+        return 0
+
+    cdef Trace _tracing(self):
+        # Whose answer is it that the peer does not take?
+        return self.exchange.trace if self.exchange is not None else self._last_trace
 
     cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1:
         # More requests than this worker takes, or one that has waited too long: an answer that costs next to nothing.
@@ -646,12 +763,18 @@ cdef class Connection(Channel):
 
     cdef int wire_full(self) except -1:
         self._writing_paused = True
+        if self._tracing() is not None:
+            self._full_at = precise_now()
         if self._state == IN_HANDLER or self._state == IN_IDLE:
             self._enter(IN_WRITE, precise_now())
         return self._watch_writing()
 
     cdef int wire_drained(self) except -1:
         self._writing_paused = False
+        if self._full_at:
+            if self._tracing() is not None:
+                self._tracing().drained(self._full_at, precise_now())
+            self._full_at = 0
         if self._state == IN_WRITE:
             self._enter(IN_IDLE if self.exchange is None else IN_HANDLER, precise_now())
         self._wake_drained(None)
@@ -711,6 +834,11 @@ cdef class Connection(Channel):
         if self._state != IN_CLOSE:
             self._enter(IN_WRITE if self._writing_paused else IN_IDLE, exchange.moments[<int>END_AT])
         self._ended_at = exchange.moments[<int>END_AT]
+        if exchange.trace is not None or self._last_trace is not None:
+            self._last_trace = exchange.trace
+            if exchange.trace is not None:
+                exchange.trace.flight = NULL   # it lands
+                exchange.trace.over(exchange.status, exchange.body_sent, self._ended_at)
         _count(self.service.seat, exchange)
         self._observe(exchange)
         self.service.land(exchange.flight)
@@ -943,7 +1071,7 @@ cdef class Connection(Channel):
                     self._pace_spent += now - self._pace_since
                     self._pace_since = 0
                     if self._state == IN_BODY:
-                        self._enter(IN_HANDLER, now)
+                        self._body_came(now)
             else:
                 timers.arm(&self._read_timer, BODY_DEADLINE)
                 if not self._pace_since:
@@ -953,7 +1081,7 @@ cdef class Connection(Channel):
         elif self.exchange is not None:
             disarm(&self._read_timer)
             if self._state == IN_BODY:
-                self._enter(IN_HANDLER, precise_now())  # the body is whole
+                self._body_came(precise_now())  # the body is whole
         elif self.served == 0 or fs_conn_head_begun(&self.conn):
             if self._read_timer.queue != <int>HEADER_DEADLINE:
                 timers.arm(&self._read_timer, HEADER_DEADLINE)
@@ -963,6 +1091,13 @@ cdef class Connection(Channel):
             timers.arm(&self._read_timer, RETIRE_DEADLINE)
         else:
             timers.arm(&self._read_timer, IDLE_DEADLINE)
+        return 0
+
+    cdef int _body_came(self, int64_t now) except -1:
+        # The handler waits for bytes of the body no longer.
+        if self.exchange is not None and self.exchange.trace is not None:
+            self.exchange.trace.received(self._since, now)
+        self._enter(IN_HANDLER, now)
         return 0
 
     cdef int expired(self, int queue) except -1:

@@ -444,7 +444,10 @@ cdef class Driver:
         count = epoll_wait(self.fd, events, EVENTS_MAX, 0)
         self._turning = True
         if self.seat != NULL:
-            self.seat.busy_since_ns = precise_now()
+            self.turn_before = self._turn_at
+            self.seat.busy_since_ns = self._turn_at = precise_now()
+            if count == EVENTS_MAX:
+                self._turn_at = 0   # there may have been more, which the next turn finds
         try:
             for i in range(count):
                 target = <Polled>events[i].data.ptr

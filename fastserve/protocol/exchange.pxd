@@ -6,6 +6,7 @@ from fastserve.protocol.board cimport Seat
 from fastserve.protocol.core cimport fs_field, fs_out, fs_request_head, fs_response_plan
 from fastserve.protocol.channel cimport Channel, Tunnel
 from fastserve.protocol.forwarded cimport Forwarded
+from fastserve.protocol.lens cimport Trace
 from fastserve.protocol.request cimport Request, RequestBody
 from fastserve.protocol.wire cimport OpenFile
 
@@ -47,6 +48,7 @@ cdef class Exchange:
     cdef bint timed                   # somebody reads all moments; the first and the last are always taken
     cdef int flight                   # its entry among the requests in flight on the board, or -1
     cdef Seat *seat                   # of the process that serves it
+    cdef Trace trace                  # None: nobody asks where it waits
     cdef bint text_fields             # the wing's fields may be str, read as latin-1 (PEP 3333)
     cdef bytes reason                 # phrase of the final response; None: the registered one
     cdef fs_response_plan plan

@@ -23,6 +23,7 @@ from fastserve.protocol.core cimport (
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal, fs_trailer_allowed,
 )
 from fastserve.protocol.forwarded cimport forwarded_of, said_id
+from fastserve.protocol.lens cimport CLIENT_LEFT, WAS_CUT
 from fastserve.protocol.request cimport new_id
 from fastserve.protocol.timers cimport precise_now
 from fastserve.protocol.wire cimport FilePiece, OpenFile
@@ -280,6 +281,8 @@ cdef class Exchange:
         if self.fields_kept:
             self.fields_sent = headers
         self.continue_due = False
+        if self.trace is not None:
+            self.trace.response(status)
         if self.timed:
             self.moments[<int>RESPONSE_AT] = precise_now()
         return 0
@@ -373,6 +376,8 @@ cdef class Exchange:
         if not self.plan.body:
             return 0
         self.body_sent += length
+        if self.trace is not None:
+            self.trace.sent(length)
         if length <= COPY_MAX:
             out = self.channel.out(length + 32)
             if self.plan.frame == FS_FRAME_CHUNKED:
@@ -421,6 +426,8 @@ cdef class Exchange:
         if not self.plan.body:
             return True
         self.body_sent += count
+        if self.trace is not None:
+            self.trace.sent(count)
         if self.plan.frame == FS_FRAME_CHUNKED:
             fs_response_chunk_head(self.channel.out(32), count)
         self.channel.put(FilePiece(file, offset, count))
@@ -643,6 +650,8 @@ cdef class Exchange:
         self.ended = True
         self.call = None
         self.moments[<int>END_AT] = precise_now()
+        if self.trace is not None:
+            self.trace.flags |= WAS_CUT
         channel.cut()
         return 0
 
@@ -669,6 +678,8 @@ cdef class Exchange:
         if self.disconnected:
             return 0
         self.disconnected = True
+        if self.trace is not None:
+            self.trace.flags |= CLIENT_LEFT
         if self.body is not None and not self.body.ended:
             self.body.fail(error)
         if call is not None:

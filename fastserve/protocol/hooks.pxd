@@ -1,5 +1,5 @@
 # The two doors to the upper floors. They subclass; Connection never learns who answers or who watches.
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from fastserve.protocol.exchange cimport Exchange
 
 
@@ -20,6 +20,7 @@ cdef class Handler:
     # that waited in the kernel, and asks, where every call needs a thread, since when the oldest has been waiting for one
     # (precise_now(); 0: none waits). Where only some do, they are the handler's to turn away.
     cdef int64_t shed_after_ns
+    cdef uint32_t arrival_flags # of its requests, for the lens: BY_WSGI, or 0
     cdef frozenset exempt       # paths to which that does not apply, as bytes
     cdef int64_t waiting_since(self)
 

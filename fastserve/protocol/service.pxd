@@ -7,6 +7,7 @@ from fastserve.protocol.core cimport fs_field, fs_limits, fs_out, fs_request_hea
 from fastserve.protocol.driver cimport Driver, Host
 from fastserve.protocol.forwarded cimport Trust
 from fastserve.protocol.hooks cimport Handler, Observer
+from fastserve.protocol.lens cimport Lens
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport Timers
 from fastserve.protocol.wire cimport HangupWatch, Wire
@@ -38,6 +39,9 @@ cdef class Service(Host):
     cdef readonly object loop
     cdef Handler handler
     cdef Observer observer           # or None
+    cdef Lens lens                   # or None
+    cdef uint32_t *lens_mode         # TRACING or more: ask it about each request
+    cdef uint32_t traced_connections # numbers given out
     cdef readonly Limits limits
     cdef Timers timers
     cdef HangupWatch hangups

@@ -9,6 +9,7 @@ from fastserve.protocol.connection import Connection
 from fastserve.protocol.driver import Host
 from fastserve.protocol.forwarded import Trust
 from fastserve.protocol.hooks import Handler, Observer
+from fastserve.protocol.lens import Lens
 from fastserve.protocol.limits import Limits
 
 class Service(Host):
@@ -28,6 +29,7 @@ class Service(Host):
         trust: Trust | None = None,
         exempt: Iterable[bytes] = (),
         id_field: bytes | None = None,
+        lens: Lens | None = None,
     ) -> Service: ...
     @property
     def loop(self) -> AbstractEventLoop: ...

@@ -14,6 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from fastserve.protocol.core cimport (
     FS_DATE_LEN, FS_E_NONE, FS_UNLIMITED, fs_date_format, fs_response_raw, fs_response_status_line,
 )
+from fastserve.protocol.lens cimport no_lens
 from fastserve.protocol.timers cimport (
     SHED_IDLE, SHED_UNFINISHED, Expiring, precise_now, precise_wall_now, wall_now,
 )
@@ -51,17 +52,19 @@ cdef class Service(Host):
     every final response that does not set the name itself. half_close: a peer that shuts down its sending side is still there (by default
     its FIN means that it is gone, as in hyper and nginx). board, seat: the Board that siblings share and our seat on it;
     None: nobody beside us. trust: Trust, which peers are proxies of ours; None: nobody is. id_field: a field, in lower case, in
-    which ASGI and WSGI applications find the id of each request.
+    which ASGI and WSGI applications find the id of each request. lens: who traces requests, or None.
     """
 
     def __cinit__(self, loop, Handler handler not None, Limits limits=None, Observer observer=None, *,
                   bint server_header=True, bint date_header=True, fields=(), bint half_close=False, Board board=None, int seat=0, Trust trust=None,
-                  exempt=(), bytes id_field=None):
+                  exempt=(), bytes id_field=None, Lens lens=None):
         cdef int index
         self.loop = loop
         self.handler = handler
         self.limits = Limits() if limits is None else limits
         self.observer = observer
+        self.lens = lens
+        self.lens_mode = lens.mode if lens is not None else no_lens()
         self.half_close = half_close
         self.trust = trust
         self.id_field = id_field

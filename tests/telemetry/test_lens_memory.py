@@ -1,4 +1,4 @@
-"""The lens's memory: what is written can be read as the layout says, is bounded, and does not survive its writer's successor."""
+"""The lens's memory: what is written is where the layout says, is bounded, and is gone when a successor takes the seat."""
 
 from __future__ import annotations
 
@@ -168,8 +168,23 @@ def test_modes_that_can_be_said(text: str, mode: LensMode) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "on", "full:1", "sample", "sample:", "sample:0", "sample:-1", "sample:2e9", "sample:nan", "slow", "slow:soon"]
-    + ["slow:-1s", "slow:1e9", "ready:1", "slow:nan"],
+    [
+        "",
+        "on",
+        "full:1",
+        "sample",
+        "sample:",
+        "sample:0",
+        "sample:-1",
+        "sample:2e9",
+        "sample:nan",
+        "slow",
+        "slow:soon",
+        "slow:-1s",
+        "slow:1e9",
+        "ready:1",
+        "slow:nan",
+    ],
 )
 def test_what_is_no_mode_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ValueError) as caught:

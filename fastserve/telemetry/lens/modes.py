@@ -28,7 +28,7 @@ class Mode(IntEnum):
 
 
 class LensMode(NamedTuple):
-    """A mode and its number. `sample`: 1 in so many requests. `slow_ns`: a request that takes longer is slow, nanoseconds."""
+    """A mode and its number. `sample`: 1 in so many requests. `slow_ns`: longer is slow, nanoseconds."""
 
     mode: Mode
     sample: int = 1
@@ -55,6 +55,9 @@ def parse_mode(text: str) -> LensMode:
     if word == "slow" and colon:
         return LensMode(Mode.SLOW, slow_ns=_nanoseconds(number))
     raise ValueError(f"not a mode of the lens: {text!r}; one is {SYNTAX}")
+
+
+parse = parse_mode
 
 
 def _one_in(text: str) -> int:

@@ -1,0 +1,14 @@
+"""Types of lens.pyx."""
+
+import threading
+
+LOOP_ATTRIBUTE: str
+thread: threading.local
+
+class Trace:
+    request: int
+
+class Lens:
+    def mark(self, text: str) -> None: ...
+
+def mark(text: str) -> None: ...

@@ -1,0 +1,1305 @@
+"""Recorder: where each traced request waits, written down while it happens.
+
+Room:    side wing, telemetry. One per event loop; everything it knows hangs on it.
+Called:  by Connection, Exchange and the wings through the door (protocol/lens.pxd); by the event loop, whose `call_soon` is ours
+         while a traced request lives. Calls Area.
+
+Theory of operation. asyncio starts every step of a Task through loop.call_soon(callback, ...), which it looks up as an attribute
+of the loop. There stands a C function of ours. Is the callback one of a traced task, then the task is ready from now on, and
+whatever runs now has woken it. For a task that the handler has started a Step goes to the loop in place of the callback: it
+looks at the clock before and after. The handler's own task needs none, for its steps pass through HandlerCall, which tells them
+through the door (enter, suspend, end). A first step that is scheduled while a traced task runs is a child of that task. Tasks
+and coroutines are not touched.
+
+So the time of a task is cut without a gap: suspended, ready, running, suspended. The first slice of a handler is taken before
+there is a Task (call.pyx); asyncio's first step of it hands back the future that the slice has yielded, and is no slice. What
+completes that future in between is told by a Marker among its callbacks.
+
+Where it waits: cr_await, ag_await and gi_yieldfrom lead from the coroutine down to what has yielded; each frame is a code object
+and an offset in it. Their hash finds the stack's id, so that lines and names are made once per stack. Awaitables that say
+nothing (a coroutine's __await__(), an asynchronous generator's asend()) are asked as the garbage collector asks them.
+
+Who fails is switched off: an exception in here disables this recorder, is counted, logged once, and hurts no request.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import sys
+import threading
+import weakref
+
+cimport cython
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memmove, memset
+
+from fastserve.protocol.board cimport FLIGHT_READY, FLIGHT_RUNNING, FLIGHT_WAITING, Flight
+from fastserve.protocol.lens cimport (
+    CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, RAISED, RETURNED, SUSPENDED, TRACING, WAS_CUT, WSGI_THREAD,
+)
+from fastserve.protocol.timers cimport precise_now
+from fastserve.telemetry.lens.memory cimport (
+    BODY, BRACKET, BROKEN, BY_CALLBACK, BY_CANCEL, BY_SELF, BY_TASK, BY_THREAD, BY_TIMER, BY_UNKNOWN, CONN_ACCEPT, DRAIN, LENS_FULL,
+    LENS_SAMPLE, LENS_SLOW, MARK, RECEIVE, REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SWITCH, TASK_AWAIT, TASK_END,
+    TASK_POLL, TASK_SPAWN, THREAD_RUN, TIMER, WAIT_THREAD, WAIT_TIMER, WRAPPER, Header,
+)
+
+from fastserve.protocol.lens import LOOP_ATTRIBUTE
+from fastserve.protocol.lens import thread as lens_thread
+from fastserve.telemetry.lens.waits import wait_of
+
+__all__ = ["Recorder"]
+
+cdef enum:
+    FRAMES_MAX = 64      # of a stack; what is deeper loses its middle
+    ARGUMENTS_MAX = 8    # of call_soon(), with the callback and the keywords; with more the step is not seen
+    SLAB_FIRST = 64      # events of one request that are held back in mode slow: room at first,
+    SLAB_MAX = 1024      # and at most
+
+cdef enum:               # how an awaitable tells what it waits for
+    BY_FRAME = 1         # coroutine, generator, asynchronous generator
+    BY_CR_AWAIT = 2
+    BY_GI_YIELDFROM = 3
+    BY_TRAVERSE = 4
+    IS_FUTURE_ITERATOR = 5
+    IS_END = 6
+
+cdef extern from *:
+    """
+    #ifndef Py_BUILD_CORE
+    #define Py_BUILD_CORE 1
+    #endif
+    #include <string.h>
+    /* Where a suspended frame stands is not in the public API: the headers of the interpreter say it, of the versions that were
+     * tried. Later ones are asked for a frame object, which costs more and says the same. */
+    #if PY_VERSION_HEX < 0x030E0000
+    #include "internal/pycore_frame.h"
+    #define FS_KNOWS_FRAMES 1
+    #else
+    #define FS_KNOWS_FRAMES 0
+    #endif
+
+    typedef struct { PyCodeObject *code; int lasti; } fs_frame; /* the code is borrowed from what is suspended; lasti in bytes */
+
+    static getter fs_getter_of(PyTypeObject *type, const char *name) {
+      PyGetSetDef *entry = type->tp_getset;
+      for (; entry != NULL && entry->name != NULL; entry++)
+        if (strcmp(entry->name, name) == 0) return entry->get;
+      return NULL;
+    }
+
+    static getter fs_coro_await, fs_gen_yieldfrom, fs_asyncgen_await; /* the interpreter's own, and the same for everybody */
+
+    static int fs_know_getters(void) {
+      fs_coro_await = fs_getter_of(&PyCoro_Type, "cr_await");
+      fs_gen_yieldfrom = fs_getter_of(&PyGen_Type, "gi_yieldfrom");
+      fs_asyncgen_await = fs_getter_of(&PyAsyncGen_Type, "ag_await");
+      return fs_coro_await != NULL && fs_gen_yieldfrom != NULL && fs_asyncgen_await != NULL;
+    }
+
+    static inline int fs_has_frame(PyObject *object) {
+      return PyCoro_CheckExact(object) || PyGen_CheckExact(object) || PyAsyncGen_CheckExact(object);
+    }
+
+    static inline PyObject *fs_awaited(PyObject *object) { /* a new reference; None: nothing */
+      if (PyCoro_CheckExact(object)) return fs_coro_await(object, NULL);
+      if (PyGen_CheckExact(object)) return fs_gen_yieldfrom(object, NULL);
+      return fs_asyncgen_await(object, NULL);
+    }
+
+    static inline int fs_frame_at(PyObject *object, fs_frame *out) { /* 0: it has ended */
+    #if FS_KNOWS_FRAMES
+      PyGenObject *gen = (PyGenObject *)object;
+      _PyInterpreterFrame *frame;
+      if (gen->gi_frame_state >= FRAME_CLEARED) return 0;
+      frame = (_PyInterpreterFrame *)gen->gi_iframe;
+    #if PY_VERSION_HEX >= 0x030D0000
+      out->code = _PyFrame_GetCode(frame);
+    #else
+      out->code = frame->f_code;
+    #endif
+      out->lasti = _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
+      return 1;
+    #else
+      PyObject *frame = PyObject_GetAttrString(object, PyCoro_CheckExact(object) ? "cr_frame" : PyGen_CheckExact(object) ? "gi_frame" : "ag_frame");
+      if (frame == NULL) { PyErr_Clear(); return 0; }
+      if (!PyFrame_Check(frame)) { Py_DECREF(frame); return 0; }
+      out->code = PyFrame_GetCode((PyFrameObject *)frame);
+      out->lasti = PyFrame_GetLasti((PyFrameObject *)frame);
+      Py_DECREF(out->code); /* the frame of what is suspended keeps it */
+      Py_DECREF(frame);
+      return 1;
+    #endif
+    }
+
+    static int fs_visit_coroutine(PyObject *object, void *found) {
+      if (PyType_Check(object)) return 0;
+      if (!fs_has_frame(object)) {
+        PyAsyncMethods *methods = Py_TYPE(object)->tp_as_async;
+        if (methods == NULL || methods->am_send == NULL) return 0;
+      }
+      *(PyObject **)found = object;
+      return 1;
+    }
+
+    static int fs_visit_any(PyObject *object, void *found) {
+      if (PyType_Check(object)) return 0;
+      *(PyObject **)found = object;
+      return 1;
+    }
+
+    static PyObject *fs_inside(PyObject *object, visitproc visit) { /* a new reference, or None */
+      PyObject *found = NULL;
+      traverseproc traverse = Py_TYPE(object)->tp_traverse;
+      if (traverse != NULL && PyObject_IS_GC(object)) traverse(object, visit, &found);
+      if (found == NULL) found = Py_None;
+      Py_INCREF(found);
+      return found;
+    }
+
+    static inline PyObject *fs_coroutine_inside(PyObject *object) { return fs_inside(object, fs_visit_coroutine); }
+    static inline PyObject *fs_object_inside(PyObject *object) { return fs_inside(object, fs_visit_any); }
+
+    static inline PyObject *fs_owner(PyObject *callback) { /* borrowed; of a builtin or a method: what it is bound to */
+      if (PyCFunction_CheckExact(callback)) return PyCFunction_GET_SELF(callback);
+      if (PyMethod_Check(callback)) return PyMethod_GET_SELF(callback);
+      return NULL;
+    }
+
+    typedef PyObject *(*fs_call_soon)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+    static PyMethodDef fs_call_soon_def = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS, NULL};
+    static PyObject *fs_bind_call_soon(fs_call_soon function, PyObject *self) {
+      fs_call_soon_def.ml_meth = (PyCFunction)(void (*)(void))function;
+      return PyCFunction_New(&fs_call_soon_def, self);
+    }
+    static inline PyObject *fs_call_soon_self(PyObject *function) {
+      return PyCFunction_CheckExact(function) && ((PyCFunctionObject *)function)->m_ml == &fs_call_soon_def ? PyCFunction_GET_SELF(function) : NULL;
+    }
+    """
+    ctypedef struct fs_frame:
+        PyObject *code
+        int lasti
+    bint fs_know_getters()
+    bint fs_has_frame(object thing)
+    object fs_awaited(object thing)
+    bint fs_frame_at(object thing, fs_frame *out)
+    object fs_coroutine_inside(object thing)
+    object fs_object_inside(object thing)
+    PyObject *fs_owner(object callback)
+    ctypedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
+    object fs_bind_call_soon(fs_call_soon function, object self)
+
+cdef extern from "Python.h":
+    PyObject *PyObject_Vectorcall(PyObject *function, PyObject **arguments, size_t count, PyObject *names) except NULL
+    object PyObject_CallObject(object function, object arguments)
+    object PyObject_CallMethodNoArgs(object thing, object name)
+    int PyCode_Addr2Line(PyObject *code, int offset)
+    PyTypeObject *Py_TYPE(object thing)
+    Py_ssize_t PyTuple_GET_SIZE(object names)
+
+logger = logging.getLogger("fastserve")
+
+if not fs_know_getters():
+    raise ImportError("this interpreter does not tell what a coroutine waits for")
+
+cdef object Task = asyncio.Task
+cdef object Future = asyncio.Future
+cdef object _current_task = asyncio.current_task
+cdef str ANYIO = "anyio._backends._asyncio"
+cdef object _anyio_before = None    # what stood where our _run_sync stands now
+cdef int _recorders = 0
+cdef object FutureIterator = None   # its type; known from the first loop there is
+
+
+@cython.final
+@cython.freelist(64)
+@cython.no_gc
+cdef class TaskTrace:
+    def __call__(self, reference):
+        """Its task is gone: nobody has waited for its end (the weak reference calls this)."""
+        if not self.ended:
+            if not self.of.recorder.broken:
+                self.of.put(TASK_END, precise_now(), 0, 0, 0, self.number, 0)
+            self.of.recorder.forget(self)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Marker:
+    """Stands among the callbacks of the future that a handler's first slice has yielded, until asyncio waits for that."""
+
+    def __call__(self, future):
+        pass   # the hook is gone: nobody asks
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Step:
+    """A step of a traced task, in the hands of the loop."""
+
+    def __call__(self, *arguments):
+        cdef TaskTrace trace = self.trace
+        cdef Recorder recorder = trace.of.recorder
+        if recorder.broken or trace.ended:
+            return PyObject_CallObject(self.callback, arguments)
+        recorder.begin_slice(trace, precise_now())
+        try:
+            return PyObject_CallObject(self.callback, arguments)
+        finally:
+            recorder.end_slice(trace)
+
+    @property
+    def __self__(self):
+        """The task, where the loop asks a callback for it (its messages name the task)."""
+        return getattr(self.callback, "__self__", None)
+
+    def __repr__(self):
+        return repr(self.callback)
+
+
+# ------------------------------------------------------------------------------------------------------ a request
+
+
+@cython.final
+@cython.freelist(64)
+@cython.no_gc
+cdef class RequestTrace(Trace):
+    def __dealloc__(self):
+        free(self.slab)
+
+    cdef void put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept:
+        cdef Event event
+        if self.slab == NULL:
+            if not self.muted:
+                self.recorder.area.event(kind, t, dur, self.request, flags, a, task, b)
+            return
+        event.t = t
+        event.dur = dur
+        event.request = self.request
+        event.kind = kind
+        event.flags = flags
+        event.a = a
+        event.task = task
+        event.b = b
+        self._hold(&event)
+
+    cdef void _hold(self, Event *event) noexcept:
+        cdef Event *grown
+        if <int64_t>(event.t + event.dur) - self.head_at >= self.recorder.area.header.slow_ns and event.kind != REQUEST_BEGIN \
+                and event.kind != CONN_ACCEPT:
+            self._keep()   # it is slow already
+            self.put(event.kind, event.t, event.dur, event.flags, event.a, event.task, event.b)
+            return
+        if self.held == self.room:
+            grown = NULL
+            if self.room < SLAB_MAX:
+                grown = <Event *>realloc(self.slab, 2 * self.room * sizeof(Event))
+            if grown == NULL:
+                self.recorder.area.header.dropped += 1
+                return
+            self.slab = grown
+            self.room *= 2
+        self.slab[self.held] = event[0]
+        self.held += 1
+
+    cdef void _keep(self) noexcept:
+        # What was held back goes to the ring, in order, and what comes goes there at once.
+        cdef int i
+        cdef Event *event
+        cdef Event *slab = self.slab
+        self.slab = NULL
+        for i in range(self.held):
+            event = &slab[i]
+            self.recorder.area.event(event.kind, event.t, event.dur, event.request, event.flags, event.a, event.task, event.b)
+        self.held = 0
+        free(slab)
+
+    # --- the connection ---
+
+    cdef void body(self, size_t length, bint last) noexcept:
+        self.put(BODY, precise_now(), 0, 1 if last else 0, length, 0, 0)
+
+    cdef void received(self, int64_t since, int64_t now) noexcept:
+        self.put(RECEIVE, since, now - since, 0, 0, 0, 0)
+
+    cdef void response(self, unsigned status) noexcept:
+        self.put(RESPONSE_HEAD, precise_now(), 0, 0, status, 0, 0)
+
+    cdef void sent(self, size_t length) noexcept:
+        self.put(RESPONSE_BODY, precise_now(), 0, 0, length, 0, 0)
+
+    cdef void drained(self, int64_t since, int64_t now) noexcept:
+        self.put(DRAIN, since, now - since, 0, 0, 0, 0)
+
+    cdef void over(self, unsigned status, uint64_t sent, int64_t now) noexcept:
+        cdef Header *header = self.recorder.area.header
+        cdef unsigned flags = self.flags
+        cdef int64_t dur = now - self.head_at
+        if self.is_over:
+            return
+        self.is_over = True
+        if self.outcome == RAISED and (status >= 500 or flags & WAS_CUT):
+            flags |= HANDLER_FAILED
+        if self.slab != NULL:
+            if dur >= header.slow_ns or status >= 500 or flags & (WAS_CUT | HANDLER_FAILED) or header.stall_since_ns \
+                    or header.stalls != self.stalls_before:
+                self._keep()
+            else:
+                free(self.slab)
+                self.slab = NULL
+                self.muted = True
+        self.put(REQUEST_END, now, dur if dur > 0 else 0, flags, status, 0, sent if sent < 0xffffffffu else 0xffffffffu)
+        self.recorder.live -= 1
+
+    # --- the handler ---
+
+    cdef void route(self, object pattern, object handler) noexcept:
+        cdef uint32_t text
+        try:
+            self.handler = handler
+            text = self.recorder.area.text_id(pattern)
+            self.put(ROUTE, precise_now(), 0, 0, 0, 0, text)
+        except BaseException as error:
+            self.recorder.broke(error)
+
+    cdef void enter(self, object coro) noexcept:
+        cdef Recorder recorder = self.recorder
+        cdef TaskTrace root = self.root
+        cdef int64_t now = precise_now()
+        if recorder.broken:
+            return
+        try:
+            if root is None:
+                if coro is None:
+                    return   # it has ended, and still takes steps
+                root = self.root = recorder.new_task(self, _name_of(coro if self.handler is None else self.handler), 0, now)
+                self.handler = None
+                root.ready = now
+            recorder.begin_slice(root, now)
+        except BaseException as error:
+            recorder.broke(error)
+
+    cdef void suspend(self, object coro, object yielded) noexcept:
+        cdef Recorder recorder = self.recorder
+        cdef TaskTrace root = self.root
+        cdef int64_t now = precise_now()
+        cdef Marker marker
+        if root is None or recorder.broken:
+            return
+        try:
+            recorder.suspended(root, <PyObject *>coro, now)
+            if root.handed:
+                if yielded is None and coro is not None:
+                    recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)   # it only gave others a turn
+                return
+            if coro is None:
+                return
+            if yielded is None:
+                root.handed = True   # nothing is handed back: asyncio's first step is the next slice
+                recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)
+            elif recorder.bracketed and isinstance(yielded, Future):
+                marker = Marker.__new__(Marker)
+                marker.trace = root
+                self.marker = marker
+                yielded.add_done_callback(marker)
+        except BaseException as error:
+            recorder.broke(error)
+
+    cdef void end(self) noexcept:
+        if self.root is not None and not self.recorder.broken:
+            self.recorder.ended(self.root, self.outcome if self.outcome else RETURNED, precise_now())
+        self.root = None
+
+    cdef void becomes(self, object task) noexcept:
+        if self.root is None or self.recorder.broken or self.root.listed:
+            return
+        try:
+            self.recorder.list_task(self.root, task)
+        except BaseException as error:
+            self.recorder.broke(error)
+
+    cdef void handed_over(self, object yielded) noexcept:
+        cdef Marker marker = self.marker
+        self.marker = None
+        if self.root is not None:
+            self.root.handed = True
+        if marker is None:
+            return
+        try:
+            yielded.remove_done_callback(marker)
+        except BaseException as error:
+            self.recorder.broke(error)
+
+    # --- threads ---
+
+    cdef void ran(self, int64_t submitted, int64_t began, unsigned whose) noexcept:
+        cdef int64_t now = precise_now()
+        cdef TaskTrace root = self.root
+        try:
+            text = self.recorder.area.text_id(threading.current_thread().name)
+            self.put(THREAD_RUN, began, now - began, whose, submitted, 0 if root is None else root.number, text)
+        except BaseException as error:
+            self.recorder.broke(error)
+
+    cdef void mark(self, str text) noexcept:
+        cdef TaskTrace task = self.root
+        try:
+            self.put(MARK, precise_now(), 0, 0, 0, 0 if task is None else task.number, self.recorder.area.text_id(text))
+        except BaseException as error:
+            self.recorder.broke(error)
+
+
+cdef void _show(TaskTrace trace, unsigned state, int64_t now) noexcept:
+    # On the board, for whoever looks at what is in flight.
+    cdef Flight *flight = trace.of.flight
+    flight.task = trace.number
+    flight.stack = trace.stack
+    flight.state = state
+    flight.state_since_ns = now
+
+
+cdef str _name_of(object coro):
+    name = getattr(coro, "__qualname__", None) or getattr(coro, "__name__", None)
+    return name if type(name) is str else type(coro).__qualname__
+
+
+# ----------------------------------------------------------------------------------------------------- the recorder
+
+
+@cython.final
+cdef class Recorder(Lens):
+    """What traces the requests of one event loop. area: where it writes; it is started. loop: its event loop.
+
+    Nothing is hooked until the mode, which others may switch, says that requests are to be traced. Await probe() before.
+    """
+
+    def __cinit__(self, Area area not None, loop):
+        global FutureIterator, _recorders
+        self.area = area
+        self.loop = loop
+        self.mode = &area.header.mode
+        self._kinds = {}
+        self._hooks = []
+        self.thread_futures = set()
+        self._places_size = 64
+        self._places = <Place *>calloc(self._places_size, sizeof(Place))
+        self._known_size = 1024
+        self._known = <Known *>calloc(self._known_size, sizeof(Known))
+        if self._places == NULL or self._known == NULL:
+            raise MemoryError
+        if FutureIterator is None:
+            FutureIterator = type(loop.create_future().__await__())
+        setattr(loop, LOOP_ATTRIBUTE, self)
+        _recorders += 1
+
+    def __dealloc__(self):
+        cdef size_t i
+        if self._places != NULL:
+            for i in range(self._places_size):
+                if self._places[i].task != NULL:
+                    Py_DECREF(<object>self._places[i].trace)
+            free(self._places)
+        free(self._known)
+
+    def __repr__(self):
+        return f"<Recorder {self.area.mode} live={self.live}{' hooked' if self.hooked else ''}{' broken' if self.broken else ''}>"
+
+    async def probe(self):
+        """Try on the running loop whether the steps of its tasks can be seen. Without that only the handlers' own are."""
+        self.bracketed = await _probe(self)
+        self.area.header.mechanism = BRACKET if self.bracketed else WRAPPER
+
+    def close(self):
+        """Let go of the loop."""
+        cdef size_t at = 0
+        global _recorders
+        self._remove()
+        if not self._closed:
+            self._closed = True
+            _recorders -= 1
+            if _recorders == 0:
+                _leave_anyio()
+        if getattr(self.loop, LOOP_ATTRIBUTE, None) is self:
+            delattr(self.loop, LOOP_ATTRIBUTE)
+        self.broken = True   # a Step that is still to come is only a callback
+        while self._places_used and at < self._places_size:
+            if self._places[at].task != NULL:
+                self.forget(<TaskTrace>self._places[at].trace)   # and another may move to its place
+            else:
+                at += 1
+        self.current = None
+
+    def follow(self):
+        """Somebody may have switched the mode: see to it now, and not at the next request."""
+        if self.switches != self.area.header.switches and not self.broken:
+            self._switched()
+
+    def mark(self, str text not None):
+        """Of the request whose task runs now, if it is traced."""
+        cdef TaskTrace task = self.current
+        if task is None or self.broken:
+            return
+        task.of.put(MARK, precise_now(), 0, 0, 0, task.number, self.area.text_id(text))
+
+    cdef void broke(self, object error) noexcept:
+        # Rather no lens than a request that fails because of it.
+        cdef Header *header = self.area.header
+        header.failures += 1
+        if self.broken:
+            return
+        self.broken = True
+        header.mechanism = BROKEN
+        header.running_request = header.running_task = header.running_stack = 0
+        header.running_since_ns = 0
+        self.current = None
+        try:
+            self._remove()
+            logger.error("the lens has failed, and is off in this process until it is restarted", exc_info=error)
+        except BaseException:
+            pass
+
+    cdef int _switched(self) except -1:
+        cdef Header *header = self.area.header
+        self.switches = header.switches
+        self.seen = 0
+        self.area.event(SWITCH, precise_now(), 0, 0, 0, header.mode, 0, header.sample)
+        if self.hooked and header.mode < TRACING and self.live == 0:
+            self._remove()
+        return 0
+
+    # --- the door ---
+
+    cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival) noexcept:
+        cdef Header *header = self.area.header
+        cdef uint32_t mode = header.mode
+        cdef RequestTrace trace
+        cdef int64_t first = arrival.first_byte
+        if self.broken:
+            return None
+        try:
+            if self.switches != header.switches:
+                self._switched()
+            if mode == LENS_SAMPLE:
+                self.seen += 1
+                if header.sample > 1 and (self.seen - 1) % header.sample:
+                    return None
+            if not self.hooked or self.timers_hooked != (mode == LENS_FULL):
+                self._install()
+            trace = RequestTrace.__new__(RequestTrace)
+            trace.recorder = self
+            trace.head_at = arrival.head
+            self.requests += 1
+            if self.requests == 0:
+                self.requests = 1
+            trace.request = self.requests
+            if mode == LENS_SLOW:
+                trace.room = SLAB_FIRST
+                trace.slab = <Event *>calloc(SLAB_FIRST, sizeof(Event))
+                if trace.slab == NULL:
+                    raise MemoryError
+                trace.stalls_before = header.stalls
+            self.live += 1
+            header.traced += 1
+            if arrival.flags & FIRST_REQUEST:
+                trace.put(CONN_ACCEPT, arrival.accepted, 0, 0, 0, arrival.connection, 0)
+            trace.put(REQUEST_BEGIN, arrival.head, arrival.head - first if arrival.head > first else 0, arrival.flags,
+                      arrival.in_kernel, arrival.connection, self.area.request_text(text, length))
+            return trace
+        except BaseException as error:
+            self.broke(error)
+            return None
+
+    # --- the tasks of traced requests ---
+
+    cdef TaskTrace find(self, PyObject *task):
+        cdef size_t mask = self._places_size - 1
+        cdef size_t at = (<size_t>task >> 4) & mask
+        while self._places[at].task != NULL:
+            if self._places[at].task == task:
+                return <TaskTrace>self._places[at].trace
+            at = (at + 1) & mask
+        return None
+
+    cdef int list_task(self, TaskTrace trace, object task) except -1:
+        cdef size_t size, mask, at, i
+        cdef Place *places
+        trace.task = <PyObject *>task
+        trace.watch = weakref.ref(task, trace)
+        if self._places_used * 2 >= self._places_size:
+            size = self._places_size * 2
+            places = <Place *>calloc(size, sizeof(Place))
+            if places == NULL:
+                raise MemoryError
+            for i in range(self._places_size):
+                if self._places[i].task != NULL:
+                    at = (<size_t>self._places[i].task >> 4) & (size - 1)
+                    while places[at].task != NULL:
+                        at = (at + 1) & (size - 1)
+                    places[at] = self._places[i]
+            free(self._places)
+            self._places = places
+            self._places_size = size
+        mask = self._places_size - 1
+        at = (<size_t>trace.task >> 4) & mask
+        while self._places[at].task != NULL:
+            at = (at + 1) & mask
+        self._places[at].task = trace.task
+        self._places[at].trace = <PyObject *>trace
+        Py_INCREF(trace)
+        self._places_used += 1
+        trace.listed = True
+        return 0
+
+    cdef int forget(self, TaskTrace trace) noexcept:
+        # It has ended, or nobody holds it any more.
+        cdef size_t mask = self._places_size - 1
+        cdef size_t at, hole, home
+        if trace.ended:
+            return 0
+        trace.ended = True
+        self.live -= 1
+        trace.watch = None
+        if trace.of.root is trace:
+            trace.of.root = None
+        if not trace.listed:
+            return 0
+        trace.listed = False
+        at = (<size_t>trace.task >> 4) & mask
+        while self._places[at].trace != <PyObject *>trace:
+            if self._places[at].task == NULL:
+                return 0
+            at = (at + 1) & mask
+        # The rest of its run moves up, so that no search ends at the hole.
+        hole = at
+        self._places[hole].task = NULL
+        self._places_used -= 1
+        while True:
+            at = (at + 1) & mask
+            if self._places[at].task == NULL:
+                break
+            home = (<size_t>self._places[at].task >> 4) & mask
+            if ((at - home) & mask) >= ((at - hole) & mask):
+                self._places[hole] = self._places[at]
+                self._places[at].task = NULL
+                hole = at
+        Py_DECREF(trace)
+        return 0
+
+    cdef TaskTrace new_task(self, RequestTrace of, str name, uint32_t parent, int64_t now):
+        cdef TaskTrace trace = TaskTrace.__new__(TaskTrace)
+        trace.of = of
+        self.tasks += 1
+        if self.tasks == 0:
+            self.tasks = 1
+        trace.number = self.tasks
+        self.live += 1
+        of.put(TASK_SPAWN, now, 0, 0, self.area.text_id(name), trace.number, parent)
+        return trace
+
+    cdef void begin_slice(self, TaskTrace trace, int64_t now) noexcept:
+        cdef Header *header = self.area.header
+        if trace.ended or trace.running:
+            return
+        if trace.ready == 0:
+            # Nobody has told that it may go on: a wake-up that passed us by.
+            self.woken(trace, BY_UNKNOWN, now)
+        trace.began = now
+        trace.running = True
+        if self.current is not None:
+            self._interrupt(self.current, now)
+        trace.outer = self.current
+        self.current = trace
+        header.running_task = trace.number
+        header.running_stack = trace.stack
+        header.running_since_ns = now
+        header.running_request = trace.of.request
+        if trace.of.flight != NULL:
+            _show(trace, FLIGHT_RUNNING, now)
+
+    cdef void _interrupt(self, TaskTrace trace, int64_t now) noexcept:
+        # In the middle of its slice another one runs: the next request of its connection, or a task that it starts eagerly. It
+        # waits for nothing but its turn.
+        trace.of.put(TASK_POLL, trace.began, now - trace.began, SUSPENDED, trace.ready, trace.number, 0)
+        trace.of.put(TASK_AWAIT, now, 0, 0, <uint64_t>BY_SELF << 32 | trace.number, trace.number, 0)
+        trace.ready = now
+
+    cdef int _leave(self, TaskTrace trace, int64_t now) except -1:
+        # Its slice is over; who was interrupted by it goes on.
+        cdef Header *header = self.area.header
+        cdef TaskTrace outer = trace.outer
+        trace.running = False
+        trace.outer = None
+        if self.current is trace:
+            self.current = outer
+        if outer is None:
+            header.running_request = 0
+            header.running_since_ns = 0
+        else:
+            outer.began = now
+            header.running_task = outer.number
+            header.running_stack = outer.stack
+            header.running_since_ns = now
+            header.running_request = outer.of.request
+        return 0
+
+    cdef void end_slice(self, TaskTrace trace) noexcept:
+        # Of a task with a Step.
+        cdef int64_t now = precise_now()
+        cdef object task
+        if trace.ended or not trace.running:
+            return
+        try:
+            task = <object>trace.task   # the callback that has just returned holds it
+            if not task.done():
+                self.suspended(trace, trace.coro, now)
+            elif task.cancelled():
+                self.ended(trace, CANCELLED, now)
+            else:
+                # not exception(): whoever asks that is taken for one who has seen it
+                self.ended(trace, RETURNED if getattr(task, "_exception", None) is None else RAISED, now)
+        except BaseException as error:
+            self.broke(error)
+
+    cdef int suspended(self, TaskTrace trace, PyObject *coro, int64_t now) except -1:
+        cdef uint32_t wait = 0
+        cdef uint32_t stack = 0
+        cdef int64_t ready = trace.ready
+        cdef bint again = trace.waker != 0   # it was woken while it ran: it may go on at once
+        if not trace.running:
+            return 0
+        self._leave(trace, now)
+        if coro != NULL and <object>coro is not None:
+            stack = self.stack_of(<object>coro, &wait)
+        trace.of.put(TASK_POLL, trace.began, now - trace.began, SUSPENDED, ready, trace.number, stack)
+        trace.stack = stack
+        trace.wait = wait
+        trace.suspended = now
+        trace.ready = 0
+        if trace.of.flight != NULL:
+            _show(trace, FLIGHT_WAITING, now)
+        if again:
+            self.woken(trace, trace.waker, now)
+        return 0
+
+    cdef void woken(self, TaskTrace trace, uint64_t waker, int64_t now) noexcept:
+        if trace.ended or trace.ready and not trace.running:
+            return   # the first one counts
+        if trace.running:
+            trace.waker = waker if waker else <uint64_t>BY_CALLBACK << 32   # by what it does itself, before it waits
+            return
+        trace.waker = 0
+        trace.ready = now
+        if trace.of.flight != NULL:
+            _show(trace, FLIGHT_READY, now)
+        trace.of.put(TASK_AWAIT, trace.suspended, now - trace.suspended, 0, waker, trace.number, trace.stack)
+
+    cdef void ended(self, TaskTrace trace, unsigned outcome, int64_t now) noexcept:
+        if trace.ended:
+            return
+        if trace.running:
+            self._leave(trace, now)
+            trace.of.put(TASK_POLL, trace.began, now - trace.began, outcome, trace.ready, trace.number, 0)
+        trace.of.put(TASK_END, now, 0, outcome, 0, trace.number, 0)
+        self.forget(trace)
+
+    # --- the hook ---
+
+    cdef object scheduled(self, object callback, PyObject *owner, object future):
+        """Something is to run soon: is it a step of ours? Returns what is to run instead, or None for nothing."""
+        cdef TaskTrace trace, current
+        cdef Step step
+        cdef uint64_t waker
+        cdef int64_t now
+        if type(callback) is Marker:
+            trace = (<Marker>callback).trace
+            self.woken(trace, self._waker(trace, future), precise_now())
+            return None   # to be seen was all it was there for
+        trace = self.find(owner)
+        if trace is None:
+            if self.current is None or type(callback) is not self.step_type or not isinstance(<object>owner, Task):
+                return callback
+            trace = self.adopt(<object>owner, precise_now())
+        elif trace.coro == NULL:
+            # The handler's own: HandlerCall tells its slices. Its first step hands back what the first slice has yielded.
+            if trace.handed:
+                self.woken(trace, self._waker(trace, future), precise_now())
+            return callback
+        else:
+            self.woken(trace, self._waker(trace, future), precise_now())
+        step = Step.__new__(Step)
+        step.trace = trace
+        step.callback = callback
+        return step
+
+    cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0:
+        cdef TaskTrace current = self.current
+        cdef uint64_t by = 0 if current is None else current.number
+        if future is not None and isinstance(future, Future) and future.cancelled():
+            return <uint64_t>BY_CANCEL << 32 | by
+        if current is trace:
+            return <uint64_t>BY_SELF << 32 | by
+        if current is not None:
+            return <uint64_t>BY_TASK << 32 | by
+        if self.cause:
+            return self.cause
+        if trace.wait == WAIT_TIMER:
+            return <uint64_t>BY_TIMER << 32
+        if trace.wait == WAIT_THREAD:
+            return <uint64_t>BY_THREAD << 32
+        running = _current_task(self.loop)
+        if running is None:
+            return <uint64_t>BY_CALLBACK << 32
+        if <PyObject *>running == trace.task:
+            return <uint64_t>BY_SELF << 32 | trace.number   # what it waits for was done already
+        return <uint64_t>BY_TASK << 32   # one that is not traced
+
+    cdef TaskTrace adopt(self, object task, int64_t now):
+        # A task was started by one that is traced: it belongs to the same request.
+        cdef TaskTrace parent = self.current
+        cdef object coro = task.get_coro()
+        cdef TaskTrace trace = self.new_task(parent.of, _name_of(coro), parent.number, now)
+        trace.coro = <PyObject *>coro
+        trace.suspended = trace.ready = now
+        self.list_task(trace, task)
+        return trace
+
+    cdef int _install(self) except -1:
+        cdef bint timers = self.area.header.mode == LENS_FULL
+        if self.hooked and timers == self.timers_hooked:
+            return 0
+        self._remove()
+        self.hooked = True
+        self.timers_hooked = timers
+        if not self.bracketed:
+            return 0
+        loop = self.loop
+        self.original = loop.call_soon
+        self._hook = fs_bind_call_soon(_call_soon, self)
+        self._replace("call_soon", self._hook)
+        self._replace("run_in_executor", _run_in_executor(self, loop.run_in_executor))
+        _watch_anyio()
+        if timers:
+            self._replace("call_at", _call_at(self, loop.call_at))
+            self._replace("call_later", _call_later(self, loop.call_later))
+        if loop.get_task_factory() is not None:
+            self._replace("create_task", _create_task(self, loop.create_task))
+        return 0
+
+    cdef int _remove(self) except -1:
+        cdef dict own
+        if not self.hooked:
+            return 0
+        self.hooked = self.timers_hooked = False
+        own = self.loop.__dict__
+        for name, ours, before in reversed(self._hooks):
+            if own.get(name) is ours:   # somebody above us still calls us, and we only pass it on
+                if before is None:
+                    delattr(self.loop, name)
+                else:
+                    setattr(self.loop, name, before)
+        self._hooks.clear()
+        return 0
+
+    cdef int _replace(self, str name, object ours) except -1:
+        self._hooks.append((name, ours, self.loop.__dict__.get(name)))
+        setattr(self.loop, name, ours)
+        return 0
+
+    # --- what a task waits for ---
+
+    cdef uint32_t stack_of(self, object coro, uint32_t *wait) except? 0:
+        """The id of where `coro` is suspended, from its own frame down to what has yielded."""
+        cdef fs_frame frames[FRAMES_MAX]
+        cdef int count = 0
+        cdef int kind = BY_FRAME
+        cdef int steps = 0
+        cdef uint64_t hash = 0x9e3779b97f4a7c15u
+        cdef object thing = coro
+        cdef object through = None
+        cdef object code
+        cdef size_t at
+        while thing is not None and steps < 1000:
+            steps += 1
+            if fs_has_frame(thing):
+                if not fs_frame_at(thing, &frames[count]):
+                    break
+                hash = (hash ^ <size_t>frames[count].code) * 0xff51afd7ed558ccdu
+                hash = (hash ^ (hash >> 29) ^ frames[count].lasti) * 0xc4ceb9fe1a85ec53u
+                count += 1
+                thing = fs_awaited(thing)
+            else:
+                kind = self._kind_of(thing)
+                if kind == BY_CR_AWAIT:
+                    code = getattr(thing, "cr_code", None)
+                    if code is not None:
+                        frames[count].code = <PyObject *>code   # of a compiled coroutine: a constant of its module
+                        frames[count].lasti = -1
+                        hash = (hash ^ <size_t>frames[count].code) * 0xff51afd7ed558ccdu
+                        count += 1
+                    through = thing
+                    thing = thing.cr_await
+                elif kind == BY_GI_YIELDFROM:
+                    thing = thing.gi_yieldfrom
+                elif kind == BY_TRAVERSE:
+                    code = fs_coroutine_inside(thing)
+                    if code is None:
+                        break
+                    thing = code
+                elif kind == IS_FUTURE_ITERATOR:
+                    thing = fs_object_inside(thing)
+                    break
+                else:
+                    break
+            if count == FRAMES_MAX:   # the middle goes: where it began and where it stands say most
+                memmove(&frames[FRAMES_MAX // 4], &frames[FRAMES_MAX // 4 + 1], (FRAMES_MAX - FRAMES_MAX // 4 - 1) * sizeof(fs_frame))
+                count -= 1
+        hash ^= <size_t>Py_TYPE(thing) + (1 if self.thread_futures and id(thing) in self.thread_futures else 0)
+        hash ^= hash >> 32
+        if hash == 0:
+            hash = 1
+        at = hash & (self._known_size - 1)
+        while self._known[at].hash:
+            if self._known[at].hash == hash:
+                wait[0] = self._known[at].wait
+                return self._known[at].stack
+            at = (at + 1) & (self._known_size - 1)
+        return self._new_stack(frames, count, thing, through, hash, wait)
+
+    cdef uint32_t _new_stack(self, void *frames_, int count, object awaited, object through, uint64_t hash, uint32_t *wait) except? 0:
+        cdef fs_frame *frames = <fs_frame *>frames_
+        cdef Known *grown
+        cdef size_t i, at
+        cdef list found = []
+        cdef list names = []
+        cdef uint32_t stack
+        for i in range(<size_t>count):
+            code = <object>frames[i].code
+            line = code.co_firstlineno if frames[i].lasti < 0 else PyCode_Addr2Line(frames[i].code, frames[i].lasti)
+            number = self.area.code_id(code)
+            if number == 0:
+                return 0   # no more room for names: the ids of these codes would not keep them alive
+            found.append((number, line))
+            names.append((code.co_filename, code.co_qualname))
+        if _anyio_before is None and ANYIO in sys.modules:
+            _watch_anyio()
+        if self.thread_futures and id(awaited) in self.thread_futures:
+            wait[0] = WAIT_THREAD
+        else:
+            wait[0] = <uint32_t><int>int(wait_of(names, awaited, getattr(through, "lens_wait", None)))
+        stack = self.area.stack_id(wait[0], tuple(found))
+        if stack == 0:
+            return 0
+        if self._known_used * 2 >= self._known_size:
+            grown = <Known *>calloc(self._known_size * 2, sizeof(Known))
+            if grown == NULL:
+                raise MemoryError
+            for i in range(self._known_size):
+                if self._known[i].hash:
+                    at = self._known[i].hash & (self._known_size * 2 - 1)
+                    while grown[at].hash:
+                        at = (at + 1) & (self._known_size * 2 - 1)
+                    grown[at] = self._known[i]
+            free(self._known)
+            self._known = grown
+            self._known_size *= 2
+        at = hash & (self._known_size - 1)
+        while self._known[at].hash:
+            at = (at + 1) & (self._known_size - 1)
+        self._known[at].hash = hash
+        self._known[at].stack = stack
+        self._known[at].wait = wait[0]
+        self._known_used += 1
+        return stack
+
+    cdef int _kind_of(self, object thing) except -1:
+        cdef object kind = type(thing)
+        cdef PyObject *found = PyDict_GetItemWithError(self._kinds, kind)
+        cdef int how
+        if found != NULL:
+            return <object>found
+        if kind is FutureIterator:
+            how = IS_FUTURE_ITERATOR
+        elif isinstance(thing, Future):
+            how = IS_END
+        elif hasattr(kind, "cr_await"):
+            how = BY_CR_AWAIT
+        elif hasattr(kind, "gi_yieldfrom"):
+            how = BY_GI_YIELDFROM
+        else:
+            how = BY_TRAVERSE
+        if len(self._kinds) > 1000:   # types that are made as they go
+            self._kinds.clear()
+        self._kinds[kind] = how
+        return how
+
+
+cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL:
+    """loop.call_soon, as long as a traced request lives."""
+    cdef Recorder self = <Recorder>self_
+    cdef PyObject *changed[ARGUMENTS_MAX]
+    cdef PyObject *owner
+    cdef Py_ssize_t all = count
+    cdef object callback, instead
+    if names != NULL:
+        all += PyTuple_GET_SIZE(<object>names)
+    if count < 1 or all > ARGUMENTS_MAX or not self.hooked or self.broken:
+        return PyObject_Vectorcall(<PyObject *>self.original, arguments, count, names)
+    callback = <object>arguments[0]
+    instead = callback
+    try:
+        owner = fs_owner(callback)
+        if owner != NULL:
+            if self._places_used:
+                instead = self.scheduled(callback, owner, <object>arguments[1] if count > 1 else None)
+            elif self.live == 0 and self.area.header.mode < LENS_SLOW:
+                self._remove()   # nobody is traced any more
+        elif type(callback) is self.step_type:
+            if self._places_used or self.current is not None:
+                task = callback.__self__
+                instead = self.scheduled(callback, <PyObject *>task, None)
+        elif type(callback) is Marker:
+            instead = self.scheduled(callback, NULL, <object>arguments[1] if count > 1 else None)
+            if instead is None:
+                Py_INCREF(None)
+                return <PyObject *>None
+    except BaseException as error:
+        self.broke(error)
+        instead = callback
+    if instead is callback:
+        if self.current is None or count != 2 or not isinstance(<object>arguments[1], Future):
+            return PyObject_Vectorcall(<PyObject *>self.original, arguments, count, names)
+        # What a task has completed tells others of it: gather() and TaskGroup wake up who waits for it.
+        instead = _because(self, callback)
+    memcpy(changed, arguments, all * sizeof(PyObject *))
+    changed[0] = <PyObject *>instead
+    return PyObject_Vectorcall(<PyObject *>self.original, changed, count, names)
+
+
+async def _probe(Recorder self):
+    # Two steps of a task: what starts it, and what wakes it up. Both must lead to the task.
+    loop = self.loop
+    seen = []
+    try:
+        before = loop.__dict__.get("call_soon")
+        original = loop.call_soon
+
+        def look(callback, *arguments, **named):
+            seen.append((type(callback), getattr(callback, "__self__", None)))
+            return original(callback, *arguments, **named)
+
+        async def waits(future):
+            await future
+
+        loop.call_soon = look
+    except (AttributeError, TypeError):   # a loop without attributes of its own
+        return False
+    try:
+        future = loop.create_future()
+        task = asyncio.Task(waits(future), loop=loop)
+        await asyncio.sleep(0)
+        future.set_result(None)
+        await task
+    finally:
+        if loop.__dict__.get("call_soon") is look:
+            if before is None:
+                del loop.call_soon
+            else:
+                loop.call_soon = before
+    kinds = [kind for kind, owner in seen if owner is task]
+    if len(kinds) < 2:
+        return False
+    self.step_type = kinds[0]
+    return True
+
+
+# ----------------------------------------------------------------------------------------------- other hooks
+
+
+cdef class Job:
+    """What a thread does for a traced task."""
+    cdef object function
+    cdef RequestTrace of
+    cdef uint32_t task
+    cdef int64_t submitted
+
+    def __call__(self, *arguments, **named):
+        cdef RequestTrace of = self.of
+        cdef int64_t began = precise_now()
+        cdef int64_t now
+        before = getattr(lens_thread, "trace", None)
+        lens_thread.trace = of
+        try:
+            return self.function(*arguments, **named)
+        finally:
+            lens_thread.trace = before
+            now = precise_now()
+            try:
+                of.put(THREAD_RUN, began, now - began, EXECUTOR_THREAD, self.submitted, self.task,
+                       of.recorder.area.text_id(threading.current_thread().name))
+            except BaseException as error:
+                of.recorder.broke(error)
+
+
+cdef object _job(Recorder self, object function):
+    cdef Job job = Job.__new__(Job)
+    job.function = function
+    job.of = self.current.of
+    job.task = self.current.number
+    job.submitted = precise_now()
+    return job
+
+
+def _run_in_executor(Recorder self, original):
+    def run_in_executor(executor, function, *arguments):
+        if self.current is None or self.broken or not (
+                executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor)):
+            return original(executor, function, *arguments)   # what goes to another process must be as it is
+        future = original(executor, _job(self, function), *arguments)
+        self.thread_futures.add(id(future))
+        future.add_done_callback(lambda done: self.thread_futures.discard(id(done)))
+        return future
+
+    return run_in_executor
+
+
+def _watch_anyio():
+    # Its threads are its own, and not an executor's: Starlette and FastAPI run plain functions there.
+    global _anyio_before
+    backend = getattr(sys.modules.get(ANYIO), "AsyncIOBackend", None)
+    before = None if backend is None else backend.__dict__.get("run_sync_in_worker_thread")
+    if _anyio_before is None and isinstance(before, classmethod):
+        _anyio_before = before
+        backend.run_sync_in_worker_thread = classmethod(_run_sync)
+
+
+def _leave_anyio():
+    global _anyio_before
+    backend = getattr(sys.modules.get(ANYIO), "AsyncIOBackend", None)
+    if _anyio_before is not None and backend is not None:
+        ours = backend.__dict__.get("run_sync_in_worker_thread")
+        if isinstance(ours, classmethod) and ours.__func__ is _run_sync:
+            backend.run_sync_in_worker_thread = _anyio_before
+    _anyio_before = None
+
+
+def _run_sync(cls, function, *arguments, **named):
+    """anyio's run_sync_in_worker_thread(), which says of a traced request when it waited for the thread and when it ran."""
+    cdef Recorder self
+    before = _anyio_before
+    lens = getattr(asyncio._get_running_loop(), LOOP_ATTRIBUTE, None)
+    if isinstance(lens, Recorder):
+        self = <Recorder>lens
+        if self.current is not None and not self.broken:
+            function = _job(self, function)
+    return before.__func__(cls, function, *arguments, **named)
+
+
+@cython.final
+@cython.freelist(16)
+cdef class Because:
+    """A callback of a future that a traced task has completed: whom it wakes, that task has woken."""
+    cdef Recorder recorder
+    cdef object callback
+    cdef uint64_t cause
+
+    def __call__(self, *arguments):
+        cdef Recorder recorder = self.recorder
+        cdef uint64_t before = recorder.cause
+        recorder.cause = self.cause
+        try:
+            return PyObject_CallObject(self.callback, arguments)
+        finally:
+            recorder.cause = before
+
+    def __repr__(self):
+        return repr(self.callback)
+
+
+cdef object _because(Recorder self, object callback):
+    cdef Because because = Because.__new__(Because)
+    because.recorder = self
+    because.callback = callback
+    because.cause = <uint64_t>BY_TASK << 32 | self.current.number
+    return because
+
+
+cdef class Due:
+    """A callback of a timer that a traced task has set."""
+    cdef Recorder recorder
+    cdef RequestTrace of
+    cdef uint32_t task
+    cdef int64_t due
+    cdef object callback
+
+    def __call__(self, *arguments):
+        cdef Recorder recorder = self.recorder
+        cdef int64_t now = precise_now()
+        cdef uint64_t before = recorder.cause
+        if not recorder.broken:
+            self.of.put(TIMER, self.due, now - self.due if now > self.due else 0, 0, 0, self.task, 0)
+        recorder.cause = <uint64_t>BY_TIMER << 32
+        try:
+            return PyObject_CallObject(self.callback, arguments)
+        finally:
+            recorder.cause = before
+
+    def __repr__(self):
+        return repr(self.callback)
+
+
+cdef object _due(Recorder self, object callback, double seconds):
+    cdef Due due = Due.__new__(Due)
+    due.recorder = self
+    due.of = self.current.of
+    due.task = self.current.number
+    due.due = precise_now() + <int64_t>(seconds * 1e9)
+    due.callback = callback
+    return due
+
+
+def _call_later(Recorder self, original):
+    def call_later(delay, callback, *arguments, **named):
+        if self.current is not None and not self.broken and callable(callback) and type(callback) is not Due \
+                and isinstance(delay, (int, float)):
+            callback = _due(self, callback, delay)
+        return original(delay, callback, *arguments, **named)
+
+    return call_later
+
+
+def _call_at(Recorder self, original):
+    def call_at(when, callback, *arguments, **named):
+        if self.current is not None and not self.broken and callable(callback) and type(callback) is not Due \
+                and isinstance(when, (int, float)):
+            callback = _due(self, callback, when - self.loop.time())
+        return original(when, callback, *arguments, **named)
+
+    return call_at
+
+
+def _create_task(Recorder self, original):
+    # With a task factory: eager tasks take their first step inside this, and nothing else tells of them.
+    def create_task(coro, **named):
+        cdef TaskTrace parent = self.current
+        cdef TaskTrace trace
+        cdef int64_t began = precise_now()
+        task = original(coro, **named)
+        if parent is None or self.broken or self.current is not parent:
+            return task
+        try:
+            if isinstance(task, Task) and not task.done() and self.find(<PyObject *>task) is None:
+                trace = self.adopt(task, began)
+                trace.began = began
+                trace.running = True
+                self._interrupt(parent, began)
+                trace.outer = parent
+                self.current = trace
+                self.suspended(trace, trace.coro, precise_now())
+        except BaseException as error:
+            self.broke(error)
+        return task
+
+    return create_task

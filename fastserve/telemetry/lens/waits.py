@@ -1,0 +1,181 @@
+"""What a stack waits for, in one of fifteen words: a table of functions that wait, of the standard library and others.
+
+Room: side wing, telemetry. Called by: recorder.pyx, once for each new stack. Calls: nothing.
+
+Told from the innermost frame outwards, as long as the frames are a library's: behind the first frame of the user's own
+nothing is known that would be his. What no row knows is a future, which is what everything else waits for in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sysconfig
+from collections.abc import Sequence
+from enum import IntEnum
+
+__all__ = ["Wait", "is_library", "wait_of"]
+
+
+class Wait(IntEnum):
+    """As it stands in the recording."""
+
+    FUTURE = 0  # not known any better
+    TIMER = 1
+    LOCK = 2
+    QUEUE = 3
+    CHILDREN = 4  # other tasks
+    THREAD = 5
+    POOL = 6  # a free connection of a pool
+    UPSTREAM = 7  # another server
+    RECEIVE = 8  # the client: bytes of its body
+    DRAIN = 9  # the client: to take its answer
+    EVENT = 10
+    IO = 11
+    SUBPROCESS = 12
+    YIELD = 13  # nothing: the others' turn
+    MESSAGE = 14  # the client: a message of its WebSocket
+
+
+WAITS: dict[str, dict[str, Wait]] = {
+    # --- the standard library ---
+    "asyncio/tasks.py": {
+        "sleep": Wait.TIMER,
+        "__sleep0": Wait.YIELD,
+        "wait": Wait.CHILDREN,
+        "_wait": Wait.CHILDREN,
+        "wait_for": Wait.CHILDREN,
+        "_wait_for_one": Wait.CHILDREN,
+        "gather": Wait.CHILDREN,
+        "_cancel_and_wait": Wait.CHILDREN,
+        "_AsCompletedIterator._wait_for_one": Wait.CHILDREN,
+    },
+    "asyncio/taskgroups.py": {"*": Wait.CHILDREN},
+    "asyncio/locks.py": {
+        "Event.wait": Wait.EVENT,
+        "Condition.wait": Wait.EVENT,
+        "Barrier.wait": Wait.EVENT,
+        "*": Wait.LOCK,
+    },
+    "asyncio/queues.py": {"*": Wait.QUEUE},
+    "asyncio/threads.py": {"*": Wait.THREAD},
+    "asyncio/streams.py": {"*": Wait.IO},
+    "asyncio/sslproto.py": {"*": Wait.IO},
+    "asyncio/subprocess.py": {"*": Wait.SUBPROCESS},
+    "asyncio/base_subprocess.py": {"*": Wait.SUBPROCESS},
+    "asyncio/selector_events.py": {"*": Wait.IO},
+    "asyncio/base_events.py": {
+        "BaseEventLoop.getaddrinfo": Wait.THREAD,
+        "BaseEventLoop.getnameinfo": Wait.THREAD,
+        "BaseEventLoop.shutdown_default_executor": Wait.THREAD,
+        "*": Wait.IO,
+    },
+    # --- anyio, which Starlette and httpx stand on ---
+    "anyio/to_thread.py": {"*": Wait.THREAD},
+    "anyio/from_thread.py": {"*": Wait.THREAD},
+    "anyio/to_process.py": {"*": Wait.SUBPROCESS},
+    "anyio/_core/_eventloop.py": {"sleep": Wait.TIMER, "sleep_until": Wait.TIMER, "sleep_forever": Wait.TIMER},
+    "anyio/_core/_synchronization.py": {"Event.wait": Wait.EVENT, "Condition.wait": Wait.EVENT, "*": Wait.LOCK},
+    "anyio/streams/memory.py": {"*": Wait.QUEUE},
+    "anyio/_core/_sockets.py": {"*": Wait.IO},
+    "anyio/_backends/_asyncio.py": {
+        "TaskGroup.__aexit__": Wait.CHILDREN,
+        "AsyncIOBackend.run_sync_in_worker_thread": Wait.THREAD,
+        "AsyncIOBackend.sleep": Wait.TIMER,
+        "AsyncIOBackend.checkpoint": Wait.YIELD,
+        "AsyncIOBackend.cancel_shielded_checkpoint": Wait.YIELD,
+        "CapacityLimiter.acquire_on_behalf_of": Wait.THREAD,
+        "CapacityLimiter.acquire": Wait.THREAD,
+        "Event.wait": Wait.EVENT,
+        "Lock.acquire": Wait.LOCK,
+        "Semaphore.acquire": Wait.LOCK,
+        "SocketStream.receive": Wait.IO,
+        "SocketStream.send": Wait.IO,
+        "Process.wait": Wait.SUBPROCESS,
+    },
+    "asgiref/sync.py": {"*": Wait.THREAD},
+    "starlette/concurrency.py": {"*": Wait.THREAD},
+    "aiofiles/threadpool/": {"*": Wait.THREAD},
+    # --- pools ---
+    "asyncpg/pool.py": {"*": Wait.POOL},
+    "psycopg_pool/": {"*": Wait.POOL},
+    "aiopg/pool.py": {"*": Wait.POOL},
+    "aiomysql/pool.py": {"*": Wait.POOL},
+    "asyncmy/pool.": {"*": Wait.POOL},
+    "aioodbc/pool.py": {"*": Wait.POOL},
+    "sqlalchemy/pool/": {"*": Wait.POOL},
+    "redis/asyncio/connection.py": {
+        "BlockingConnectionPool.get_connection": Wait.POOL,
+        "ConnectionPool.get_connection": Wait.POOL,
+        "*": Wait.UPSTREAM,
+    },
+    "pymongo/asynchronous/pool.py": {"Pool._get_conn": Wait.POOL, "Pool.checkout": Wait.POOL, "*": Wait.UPSTREAM},
+    "httpcore/_async/connection_pool.py": {"AsyncPoolRequest.wait_for_connection": Wait.POOL},
+    "httpcore/_async/": {"*": Wait.UPSTREAM},
+    "aiohttp/connector.py": {"BaseConnector._wait_for_available_connection": Wait.POOL, "*": Wait.UPSTREAM},
+    # --- other servers ---
+    "aiohttp/": {"*": Wait.UPSTREAM},
+    "httpx/": {"*": Wait.UPSTREAM},
+    "asyncpg/": {"*": Wait.UPSTREAM},
+    "psycopg/": {"*": Wait.UPSTREAM},
+    "aiopg/": {"*": Wait.UPSTREAM},
+    "aiomysql/": {"*": Wait.UPSTREAM},
+    "redis/asyncio/": {"*": Wait.UPSTREAM},
+    "pymongo/": {"*": Wait.UPSTREAM},
+    "motor/": {"*": Wait.UPSTREAM},
+    "grpc/aio/": {"*": Wait.UPSTREAM},
+    "aio_pika/": {"*": Wait.UPSTREAM},
+    "aiokafka/": {"*": Wait.UPSTREAM},
+    "websockets/": {"*": Wait.UPSTREAM},
+    "aiosqlite/": {"*": Wait.THREAD},
+    # --- ours, which are compiled and have no frame of their own but a name ---
+    "fastserve/interfaces/native": {"_in_pool": Wait.THREAD, "_threaded": Wait.THREAD},
+}
+"""Part of a file's path -> name of the function, or "*" for all others in it -> what it waits for. The first part that
+is found counts: more special ones stand first."""
+
+WORDS = {"receive": Wait.RECEIVE, "drain": Wait.DRAIN, "message": Wait.MESSAGE}
+"""What awaitables of this server say of themselves (`lens_wait`)."""
+
+_PATHS = sysconfig.get_paths()
+_LIBRARIES = tuple(sorted({_PATHS[name].replace("\\", "/") + "/" for name in ("stdlib", "platstdlib")}))
+
+
+def is_library(file: str) -> bool:
+    """Is it not the user's own? The standard library, what is installed, and this server."""
+    file = file.replace("\\", "/")
+    return (
+        file.startswith("<frozen")
+        or "/site-packages/" in file
+        or "/dist-packages/" in file
+        or file.startswith(_LIBRARIES)
+        or "fastserve/interfaces/" in file
+        or "fastserve/protocol/" in file
+    )
+
+
+def wait_of(frames: Sequence[tuple[str, str]], awaited: object, word: str | None) -> Wait:
+    """What a coroutine waits for.
+
+    frames: (file, qualified name) from the outermost. awaited: what the last of them has yielded: a future, another
+    object, or None if it was nothing. word: what an awaitable of ours on the way says of itself, or None.
+    """
+    if word is not None and word in WORDS:
+        return WORDS[word]
+    for file, name in reversed(frames):
+        found = _row(file.replace("\\", "/"), name)
+        if found is not None:
+            return found
+        if not is_library(file):
+            break
+    if awaited is None:
+        return Wait.YIELD
+    if isinstance(awaited, asyncio.Task) or type(awaited).__name__ == "_GatheringFuture":
+        return Wait.CHILDREN
+    return Wait.FUTURE
+
+
+def _row(file: str, name: str) -> Wait | None:
+    for part, names in WAITS.items():
+        if "/" + part in file or file.startswith(part):
+            return names.get(name, names.get("*"))
+    return None
