@@ -577,13 +577,15 @@
   const PHASES = {
     kernel: "kernel", parse: "parse", queue: "queue", handler: "handler", write: "write", receive: "receives", drain: "client slow",
   };
+  /** The slice to begin with: what took long, and tells why. */
   function worstSlice(request) {
     let most = null;
     for (const row of rowsOf(request)) {
       if (row.kind === "loop") continue;
       for (const slice of row.slices) {
         if (slice.kind === "handler") continue;
-        const weight = (slice.e - slice.s) * ({ scheduled: 1.4, kernel: 1.3, busy: 1.2 }[slice.kind] || 1) * (row.task && row.depth ? 0.9 : 1);
+        const telling = slice.wait && slice.wait.late * 2 > slice.e - slice.s ? 1.5 : slice.wait && waitOf(slice.wait.stack) === "children" ? 0.6 : 1;
+        const weight = (slice.e - slice.s) * telling * ({ scheduled: 1.4, kernel: 1.3, busy: 1.2 }[slice.kind] || 1);
         if (!most || weight > most.weight) most = { weight, slice };
       }
     }
@@ -683,7 +685,7 @@
     }
     for (const [due, late, task] of request.timers) {
       const row = rows.find((one) => one.task && one.task.id === task);
-      if (!row || late < 5e5 || due < a || due > b) continue;
+      if (!row || late < LATE || due < a || due > b) continue;
       field.append(draw("g", { class: "due" }, draw("line", { x1: x(due), x2: x(due), y1: row.top + 4, y2: row.top + row.tall - 4 }), draw("title", null, `this timer was due at ${time(due)} and ran ${time(late)} late`)));
     }
     drawArrows(field, rows, geometry);
@@ -793,6 +795,7 @@
     return lines;
   }
 
+  const LATE = 2e6;  // of a timer, to be told: uvloop's have a grain of 1 ms
   // drag to zoom, double click for all, keys from slice to slice
   let drag = null, dragged = false;
   box.addEventListener("mousedown", (event) => {
@@ -982,7 +985,7 @@
     });
     return node("pre", { tabindex: "0", "aria-label": `Source around line ${one.line}` }, ...rows);
   }
-  const WORDS = /(#.*$)|("""|'''|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\b(async|await|def|class|return|yield|from|import|if|elif|else|for|while|with|as|try|except|finally|raise|in|is|not|and|or|None|True|False|lambda|pass|break|continue|match|case|global|nonlocal|assert|del)\b|\b(\d[\w.]*)\b/g;
+  const WORDS = /(#.*$)|("""(?:(?!""").)*(?:"""|$)|'''(?:(?!''').)*(?:'''|$)|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\b(async|await|def|class|return|yield|from|import|if|elif|else|for|while|with|as|try|except|finally|raise|in|is|not|and|or|None|True|False|lambda|pass|break|continue|match|case|global|nonlocal|assert|del)\b|\b(\d[\w.]*)\b/g;
   function painted(text) {
     const out = [];
     let at = 0;
@@ -1101,6 +1104,14 @@
       if (s - submitted > 2e5) add(submitted, 7, `${what} is handed to the threads, and waits ${time(s - submitted)} for a free one.`, (at) => { at.threads.set(name, "waits"); });
       add(s, 7, `${what} runs in ${name}` + (e !== null ? ` for ${time(e - s)}` : "") + `. The loop is not held.`, (at) => { at.threads.set(name, "runs"); });
       if (e !== null) add(e, 3.5, `${name} is done, and wakes the loop (call_soon_threadsafe).`, (at) => { at.threads.delete(name); });
+    }
+    for (const [due, late, number] of request.timers) {
+      const task = request.tasks.find((one) => one.id === number);
+      if (!task || late < LATE) continue;
+      const held = others(request.lane, request.at + due, request.at + due + late, request.index).sort((a, b) => b.e - b.s - (a.e - a.s))[0];
+      const where = held && place(held.stack);
+      const why = held ? ` The loop is inside ${held.request >= 0 ? title(REQUESTS[held.request]) : "another task"}${where ? ` (${short(where)})` : ""}: nobody looks.` : "";
+      add(due, 6.3, `The timer that ${NOW(task)} is parked on is due.${why} It fires ${time(late)} late.`, (at) => { at.loop = held || null; }, { task, stack: held ? held.stack : 0, foreign: !!held });
     }
     for (const pause of lane.gc) {
       if (pause.s >= request.at && pause.s <= request.at + request.until) add(pause.s - request.at, 8, `The garbage collector stops everything for ${time(pause.e - pause.s)}.`);

@@ -127,7 +127,7 @@ def shop(home: str = "/home/me/shop") -> Story:
     item.poll(140.5, 140.7, task=stock, ready=140.1, by="thread")
     item.poll(150, 150.2, task=price, ready=149.9, by="timer", ends="raised")
     item.event(Kind.MARK, 141, b=item.worker.text("cache miss"))
-    item.event(Kind.TIMER, 149, 149.9, task=price)
+    item.event(Kind.TIMER, 146, 149.9, task=price)
     item.event(Kind.RECEIVE, 8.5, 9.5)
     item.poll(150.6, 151, ready=150.3, by="task", by_task=price).head(150.8, 500).drains(151, 160).ends(
         160, 500, flags=4
