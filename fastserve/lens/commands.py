@@ -332,7 +332,8 @@ def last_words(recording: Recording, file: str) -> str:
         if lane.stalls:
             stall = lane.stalls[-1]
             at = f" at {place(stall.stack)}" if place(stall.stack) else ""
-            name = f" in {model.by_id[stall.request].name}" if stall.request in model.by_id else ""
+            what = model.by_id[stall.request].name if stall.request in model.by_id else stall.what
+            name = f" in {what}" if what else ""
             over = "until its end" if stall.end >= now else f"which ended {duration(now - stall.end)} before"
             lines.append(f"  its last stall: {duration(stall.length)}{name}{at}, {over}")
     if model.requests:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -161,11 +162,14 @@ class _Teller:
     def task(self, task: TaskTrace) -> None:
         awaits = {one.start: one for one in task.awaits}
         for at, poll in enumerate(task.polls):
-            if poll.delay >= WORTH_NS:
+            before = task.polls[at - 1] if at else None
+            if before is not None and (gone := awaits.get(before.end)) is not None and gone.interrupted:
+                self.inside(task, poll)
+            elif poll.delay >= WORTH_NS:
                 self.ready(task, poll)
             following = awaits.get(poll.end)
             self.run(task, poll, following, first=at == 0)
-            if following is not None:
+            if following is not None and not following.interrupted:
                 self.wait(task, following)
                 if following.ready is not None and following.end is None:
                     self.still_ready(task, following)
@@ -175,7 +179,10 @@ class _Teller:
 
     def run(self, task: TaskTrace, poll: Poll, following: Await | None, *, first: bool) -> None:
         text = f"Task {task.id} {'ran' if first else 'went on'}"
-        if following is not None:
+        if following is not None and following.interrupted:
+            text += " until another slice began within its own"
+            following = None
+        elif following is not None:
             text += self.to_where(following)
         elif poll.outcome == "running":
             text += " and still runs: nothing else can, on this loop"
@@ -280,6 +287,22 @@ class _Teller:
             "scheduled", "This is scheduling delay: your code was not slow, the runtime could not get to it."
         )
         self.steps.append(Step(poll.delay, "READY", text, "measured", "runtime", poll.ready, key=("ready",)))
+
+    def inside(self, task: TaskTrace, poll: Poll) -> None:
+        """What ran within a slice: the first step of an eager task, or a request that the client had pipelined."""
+        lane = self.model.lane(self.request)
+        polls = lane.polls if lane is not None else []
+        first = bisect_left(polls, (poll.ready, 0, "", 0))
+        inner: list[tuple[str, int]] = []
+        for start, end, whose, number in polls[first:]:
+            if start >= poll.start:
+                break
+            if end <= poll.start and (whose, number) != (self.request.id, task.id):
+                inner.append((whose, number))
+        who = listed(dict.fromkeys(self.tasks.named(self.request.seat, number, self.request) for _, number in inner))
+        owner: Owner = "code" if all(whose == self.request.id for whose, _ in inner) else "runtime"
+        text = f"Within that slice ran {who or 'something that is not recorded'}; task {task.id} stood still meanwhile."
+        self.steps.append(Step(poll.delay, "READY", text, "measured", owner, poll.ready, key=("inside",)))
 
     def still_ready(self, task: TaskTrace, one: Await) -> None:
         assert one.ready is not None

@@ -59,7 +59,7 @@ def empty(tmp_path: Path) -> str:
 def test_every_command_has_a_help_of_its_own(run: Run, name: str) -> None:
     code, out, err = run(name, "--help")
     assert code == 0 and err == ""
-    assert out.startswith(f"Usage: fastserve {name} ")
+    assert out.startswith(f"Usage: fastserve {name}")
     assert all(flag.split(", ")[-1] in out for flag, _, _ in cli.COMMANDS[name].flags)
     assert all(len(row) <= 124 for row in out.splitlines())
 

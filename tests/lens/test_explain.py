@@ -92,6 +92,20 @@ def gather() -> tuple[Model, str]:
     return story.model(), told.id
 
 
+def eager() -> tuple[Model, str]:
+    """An eager child takes its first step within its parent's slice."""
+    story = Story()
+    told = story.request("GET /eager", at=0, name="show")
+    child = told.child(1, "fetch")
+    told.event(Kind.TASK_POLL, 0, 1, task=told.task, a=ns(0), flags=1)
+    told.event(Kind.TASK_AWAIT, 1, 1, task=told.task, a=6 << 32)
+    told.poll(1, 3, "app.py:30 fetch", Wait.TIMER, task=child)
+    told.poll(3, 4, "app.py:19 show", Wait.CHILDREN, ready=1)
+    told.poll(30, 31, ready=30, by="timer", task=child)
+    told.poll(31.1, 32, ready=31, by="task", by_task=child).head(32).ends(32.1)
+    return story.model(), told.id
+
+
 def thread() -> tuple[Model, str]:
     """A WSGI application in a full pool."""
     story = Story()
@@ -154,6 +168,7 @@ STORIES: list[Callable[[], tuple[Model, str]]] = [
     sleeper,
     timer,
     gather,
+    eager,
     thread,
     rows,
     flying,

@@ -417,3 +417,14 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_the_page_of_an_area_has_room_for_its_header() -> None:
     assert max(offset for offset, _ in HEADER.values()) < 512 and EVENT.size == 40 and PAGE == 4096
+
+
+def test_a_place_on_the_board_says_nothing_of_who_was_there_before() -> None:
+    builder = Builder(taken_ns=1000)
+    worker = builder.worker()
+    where = worker.stack(("/app/main.py", 7, "show"))
+    worker.live("GET /new", 900, request=0, state="waiting", state_since_ns=950, stack=where)
+    worker.live("GET /newer", 910, request=3, state="running", state_since_ns=500, stack=where)
+    worker.live("GET /traced", 920, request=4, state="waiting", state_since_ns=930, stack=where)
+    found = [(live.state, live.stack is not None, live.state_since_ns) for live in builder.build().workers[0].live]
+    assert found == [("unknown", False, 0), ("unknown", False, 0), ("waiting", True, 930)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process.running import HERE, Background, Running, until
+from process.running import FOR_OTHERS, HERE, OTHER, Background, Running, until
 
 from fastserve.errors import LensError
 from fastserve.lens.recording import Recording, running, switch
@@ -33,7 +33,7 @@ def serve(runtime: Path) -> Iterator[Callable[..., Running]]:
     """A server of its own name, which has its files where this test looks for them."""
     started: list[Running] = []
 
-    def start(*arguments: str, **environ: str) -> Running:
+    def start(*arguments: str, command: list[str] | None = None, **environ: str) -> Running:
         name = f"lens-{os.getpid()}-{len(started)}-{time.monotonic_ns()}"
         server = Running(
             "apps:app",
@@ -43,6 +43,7 @@ def serve(runtime: Path) -> Iterator[Callable[..., Running]]:
             name,
             *arguments,
             cwd=HERE,
+            command=command,
             XDG_RUNTIME_DIR=str(runtime.parent),
             **environ,
         )
@@ -146,9 +147,19 @@ def test_a_running_server_is_switched_and_switched_back(
     serve: Callable[..., Running], arguments: tuple[str, ...]
 ) -> None:
     server = serve(*arguments)
-    for mode in ("full", "slow:200ms", "stalls", "ready"):
+
+    def watched(wanted: bool) -> Callable[[], bool]:
+        def found() -> bool:
+            workers = Recording.take(name_of(server)).workers
+            return all((worker.header["heartbeat_every_ns"] > 0) is wanted for worker in workers)
+
+        return found
+
+    assert watched(False)()
+    for mode in ("full", "slow:200ms", "stalls", "ready", "stalls", "ready"):
         switch(name_of(server), mode)
         assert mode_is(server, mode)
+        until(watched(mode != "ready"), f"all workers follow to {mode}, without a request that wakes them", LIMIT)
         assert server.get("/") == "hello"
     with pytest.raises(LensError, match="not a mode of the lens: 'loud'"):
         switch(name_of(server), "loud")
@@ -177,6 +188,31 @@ def test_a_reload_brings_the_mode_of_a_changed_configuration(serve: Callable[...
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded, generation 2")
     assert mode_is(server, "stalls")
+
+
+def test_workers_that_became_somebody_else_are_read_by_who_started_them(serve: Callable[..., Running]) -> None:
+    server = serve("--user", OTHER, "--lens", "stalls", command=FOR_OTHERS)
+    assert server.get("/") == "hello"
+    (worker,) = Recording.take(name_of(server)).workers
+    assert worker.pid in server.workers and worker.seat_figures.served == 1
+    until(lambda: Recording.take(name_of(server)).workers[0].header["heartbeat_ns"], "its loop beats", LIMIT)
+
+
+def test_development_records_everything(serve: Callable[..., Running], tmp_path: Path) -> None:
+    server = serve("--dev", "--reload-dir", str(tmp_path))
+    assert server.get("/") == "hello"
+    (worker,) = Recording.take(name_of(server)).workers
+    assert worker.mode == "full" and worker.pid != server.pid
+    (tmp_path / "changed.py").write_text("1\n")
+    until(lambda: pid_of(server) not in (0, worker.pid), "the successor is found by the same name", LIMIT)
+    assert mode_is(server, "full")
+
+
+def pid_of(server: Running) -> int:
+    try:
+        return Recording.take(name_of(server)).pid
+    except LensError:  # none of the two serves at this moment
+        return 0
 
 
 def test_an_upgrade_gives_the_new_server_a_lens_of_its_own(serve: Callable[..., Running], runtime: Path) -> None:
