@@ -73,6 +73,15 @@ def test_doctor_names_the_request_and_the_line(server: str) -> None:
     assert main["file"].endswith("examples/shop.py") and main["line"] in guilty_lines()
 
 
+def test_explain_of_one_that_paid_names_the_neighbour(server: str) -> None:
+    done = fastserve("explain", server, "slowest", "--route", "/items/*")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert told.startswith("GET /items/") and "GET /report" in told
+    match = re.search(r"shop\.py:(\d+) \(spelled\)", told)
+    assert match and int(match[1]) in guilty_lines(), told
+
+
 def test_the_page_and_the_trace_show_it(server: str, tmp_path: Path) -> None:
     page, trace = tmp_path / "shop.html", tmp_path / "shop.json"
     for file in (page, trace):

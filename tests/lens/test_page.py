@@ -399,6 +399,20 @@ def test_a_slice_tells_where_it_waits_who_woke_it_and_what_the_loop_did_meanwhil
     assert "Seen here while it held the loop" in shown.text("#slice") and shown.text("#slice .main .at") == "shop.py:14"
 
 
+def test_a_neighbour_that_is_not_shown_keeps_its_name(shown: Shown) -> None:
+    """Some of the requests were asked for (--route): who held the loop is told all the same."""
+    model = shop().model(now=200)
+    report = next(one for one in model.requests if one.path == "/report")
+    model.requests = [one for one in model.requests if one.route == "/items"]
+    shown.open(model)
+    assert shown.texts(".row bdi") == ["/items"]
+    assert f"GET /report ({report.id})" in shown.text("#slice .meanwhile")
+    assert "shop.py:14 render" in shown.text("#slice .meanwhile")
+    shown.key("s")
+    assert f"The loop was inside GET /report ({report.id})" in shown.text("#player-says")
+    assert shown.texts("#box-running .token.foreign b") == [f"GET /report ({report.id})"]
+
+
 def test_idle_while_others_hold_the_loop_is_marked_as_at_most(shown: Shown) -> None:
     model = shop().model(now=200)
     holder = next(one for one in model.requests if one.path == "/items/3")
