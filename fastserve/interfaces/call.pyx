@@ -28,7 +28,7 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport int64_t
 
 from fastserve.protocol.board cimport Seat
-from fastserve.protocol.lens cimport CANCELLED, RAISED, RETURNED, Trace
+from fastserve.protocol.lens cimport CANCELLED, RAISED, Trace
 from fastserve.protocol.timers cimport precise_now
 
 cdef extern from "Python.h":
@@ -213,7 +213,6 @@ cdef class HandlerCall(Call):
         cdef object other = None
         cdef object yielded
         cdef bint suspended = False
-        cdef Trace trace = None
         if task is None:
             task = self.task = _new_task(HandlerTask)
             task._call = self
@@ -232,14 +231,13 @@ cdef class HandlerCall(Call):
         if not self.listed:
             self._list(task)
         if self.exchange is not None and self.exchange.trace is not None:
-            trace = self.trace = self.exchange.trace
-            trace.enter(coro)
+            self.trace = self.exchange.trace
+            self.trace.enter(coro)
         try:
             yielded = self._step(None, None, &suspended)
         finally:
-            if trace is not None and not suspended:
-                trace.end()
-                self.trace = None
+            if not suspended and self.trace is not None:
+                self._traced(self.trace, False, None)
             if not self.pooled:
                 self._unlist(task)
             if _current_tasks is not None:
@@ -249,8 +247,8 @@ cdef class HandlerCall(Call):
             if other is not None:
                 _enter_task(self.loop, other)
         if suspended:
-            if trace is not None:
-                trace.suspend(self.coro, yielded)
+            if self.trace is not None:
+                self.trace.suspend(self.coro, yielded)
             self.yielded = yielded
             self.start_task(task)
         return 0
@@ -380,8 +378,8 @@ cdef class HandlerCall(Call):
                 if enter:
                     PyContext_Exit(self.context)
             value = error = None
-            if self.trace is not None:
-                self.trace.outcome = RETURNED if failure is None else CANCELLED if isinstance(failure, CancelledError) else RAISED
+            if failure is not None and self.trace is not None:
+                self.trace.outcome = CANCELLED if isinstance(failure, CancelledError) else RAISED
             self.coro = self._ended(outcome, failure)
             if self.coro is None:
                 self._finish()

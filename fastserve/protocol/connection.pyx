@@ -635,6 +635,7 @@ cdef class Connection(Channel):
             self._number = self.service.traced_connections
         arrival.connection = self._number
         exchange.trace = self.service.lens.begin(text, method + 1 + path, &arrival)
+        self._last_trace = None
         if exchange.trace is not None and exchange.flight >= 0:
             exchange.trace.flight = &self.service.seat.flights[exchange.flight]
             exchange.trace.flight.request = exchange.trace.request
@@ -645,6 +646,8 @@ cdef class Connection(Channel):
 
     cdef Trace _tracing(self):
         # Whose answer is it that the peer does not take?
+        if fs_lens_mode(self.service.lens_mode) < TRACING:
+            return None
         return self.exchange.trace if self.exchange is not None else self._last_trace
 
     cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1:
@@ -836,11 +839,10 @@ cdef class Connection(Channel):
         if self._state != IN_CLOSE:
             self._enter(IN_WRITE if self._writing_paused else IN_IDLE, exchange.moments[<int>END_AT])
         self._ended_at = exchange.moments[<int>END_AT]
-        if exchange.trace is not None or self._last_trace is not None:
+        if exchange.trace is not None:
             self._last_trace = exchange.trace
-            if exchange.trace is not None:
-                exchange.trace.flight = NULL   # it lands
-                exchange.trace.over(exchange.status, exchange.body_sent, self._ended_at)
+            exchange.trace.flight = NULL   # it lands
+            exchange.trace.over(exchange.status, exchange.body_sent, self._ended_at)
         _count(self.service.seat, exchange)
         self._observe(exchange)
         self.service.land(exchange.flight)

@@ -86,9 +86,8 @@ cdef class Recorder(Lens):
     cdef bint _closed
     cdef uint64_t cause              # of what is run by a timer of a traced task; 0: it is not
     cdef object step_type            # of the callback that starts a task
-    cdef object original             # loop.call_soon, as we found it
-    cdef object _hook                # what stands in its place
-    cdef list _hooks                 # (name, ours, what the loop had there of its own or None)
+    cdef list _hooks                 # what stands in the loop's place now,
+    cdef dict _made                  # and all there are, by name
     cdef dict _kinds                 # type of an awaitable -> how to see what it waits for
     cdef set thread_futures          # ids of futures that a thread will settle
     cdef Place *_places
@@ -116,5 +115,5 @@ cdef class Recorder(Lens):
     cdef int _kind_of(self, object thing) except -1
     cdef int _leave(self, TaskTrace trace, int64_t now) except -1
     cdef void _interrupt(self, TaskTrace trace, int64_t now) noexcept
-    cdef int _replace(self, str name, object ours) except -1
+    cdef int _replace(self, str name) except -1
     cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0

@@ -515,6 +515,7 @@ cdef class Recorder(Lens):
         self.mode = &area.header.mode
         self._kinds = {}
         self._hooks = []
+        self._made = {}
         self.thread_futures = set()
         self._places_size = 64
         self._places = <Place *>calloc(self._places_size, sizeof(Place))
@@ -910,17 +911,15 @@ cdef class Recorder(Lens):
         self.timers_hooked = timers
         if not self.bracketed:
             return 0
-        loop = self.loop
-        self.original = loop.call_soon
-        self._hook = fs_bind_call_soon(_call_soon, self)
-        self._replace("call_soon", self._hook)
-        self._replace("run_in_executor", _run_in_executor(self, loop.run_in_executor))
-        _watch_anyio()
+        self._replace("call_soon")
+        self._replace("run_in_executor")
+        if _anyio_before is None:
+            _watch_anyio()
         if timers:
-            self._replace("call_at", _call_at(self, loop.call_at))
-            self._replace("call_later", _call_later(self, loop.call_later))
-        if loop.get_task_factory() is not None:
-            self._replace("create_task", _create_task(self, loop.create_task))
+            self._replace("call_at")
+            self._replace("call_later")
+        if self.loop.get_task_factory() is not None:
+            self._replace("create_task")
         return 0
 
     cdef int _remove(self) except -1:
@@ -929,18 +928,29 @@ cdef class Recorder(Lens):
             return 0
         self.hooked = self.timers_hooked = False
         own = self.loop.__dict__
-        for name, ours, before in reversed(self._hooks):
-            if own.get(name) is ours:   # somebody above us still calls us, and we only pass it on
-                if before is None:
-                    delattr(self.loop, name)
+        for hook in reversed(self._hooks):
+            if own.get((<Hook>hook).name) is (<Hook>hook).ours:
+                if (<Hook>hook).before is None:
+                    delattr(self.loop, (<Hook>hook).name)
                 else:
-                    setattr(self.loop, name, before)
+                    setattr(self.loop, (<Hook>hook).name, (<Hook>hook).before)
+                (<Hook>hook).before = None
+            else:   # somebody above us still calls us, and we pass it on for ever; the next time another one stands on top
+                self._made.pop((<Hook>hook).name, None)
         self._hooks.clear()
         return 0
 
-    cdef int _replace(self, str name, object ours) except -1:
-        self._hooks.append((name, ours, self.loop.__dict__.get(name)))
-        setattr(self.loop, name, ours)
+    cdef int _replace(self, str name) except -1:
+        cdef Hook hook = self._made.get(name)
+        if hook is None:   # made once: in mode sample they come and go with each request
+            hook = self._made[name] = Hook.__new__(Hook)
+            hook.recorder = self
+            hook.name = name
+            hook.ours = fs_bind_call_soon(_call_soon, hook) if name == "call_soon" else WRAPPERS[name](hook)
+        hook.before = self.loop.__dict__.get(name)
+        hook.original = getattr(self.loop, name)
+        self._hooks.append(hook)
+        setattr(self.loop, name, hook.ours)
         return 0
 
     # --- what a task waits for ---
@@ -1073,7 +1083,8 @@ cdef class Recorder(Lens):
 
 cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL:
     """loop.call_soon, as long as a traced request lives."""
-    cdef Recorder self = <Recorder>self_
+    cdef Hook hook = <Hook>self_
+    cdef Recorder self = hook.recorder
     cdef PyObject *changed[ARGUMENTS_MAX]
     cdef PyObject *owner
     cdef Py_ssize_t all = count
@@ -1081,7 +1092,7 @@ cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t coun
     if names != NULL:
         all += PyTuple_GET_SIZE(<object>names)
     if count < 1 or all > ARGUMENTS_MAX or not self.hooked or self.broken:
-        return PyObject_Vectorcall(<PyObject *>self.original, arguments, count, names)
+        return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
     callback = <object>arguments[0]
     instead = callback
     try:
@@ -1104,13 +1115,13 @@ cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t coun
         self.broke(error)
         instead = callback
     if instead is callback:
-        if self.current is None or count != 2 or not isinstance(<object>arguments[1], Future):
-            return PyObject_Vectorcall(<PyObject *>self.original, arguments, count, names)
+        if self.current is None or count != 2 or type(callback) is Because or not isinstance(<object>arguments[1], Future):
+            return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
         # What a task has completed tells others of it: gather() and TaskGroup wake up who waits for it.
         instead = _because(self, callback)
     memcpy(changed, arguments, all * sizeof(PyObject *))
     changed[0] = <PyObject *>instead
-    return PyObject_Vectorcall(<PyObject *>self.original, changed, count, names)
+    return PyObject_Vectorcall(<PyObject *>hook.original, changed, count, names)
 
 
 async def _probe(Recorder self):
@@ -1153,6 +1164,15 @@ async def _probe(Recorder self):
 # ----------------------------------------------------------------------------------------------- other hooks
 
 
+cdef class Hook:
+    """What stands in the place of a method of the loop."""
+    cdef Recorder recorder
+    cdef str name
+    cdef object ours             # the function
+    cdef object before           # what the loop had there of its own, or None
+    cdef object original         # what we call: that, or the method
+
+
 cdef class Job:
     """What a thread does for a traced task."""
     cdef object function
@@ -1187,8 +1207,10 @@ cdef object _job(Recorder self, object function):
     return job
 
 
-def _run_in_executor(Recorder self, original):
+def _run_in_executor(Hook hook):
     def run_in_executor(executor, function, *arguments):
+        cdef Recorder self = hook.recorder
+        original = hook.original
         if self.current is None or self.broken or not (
                 executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor)):
             return original(executor, function, *arguments)   # what goes to another process must be as it is
@@ -1295,33 +1317,36 @@ cdef object _due(Recorder self, object callback, double seconds):
     return due
 
 
-def _call_later(Recorder self, original):
+def _call_later(Hook hook):
     def call_later(delay, callback, *arguments, **named):
+        cdef Recorder self = hook.recorder
         if self.current is not None and not self.broken and callable(callback) and type(callback) is not Due \
                 and isinstance(delay, (int, float)):
             callback = _due(self, callback, delay)
-        return original(delay, callback, *arguments, **named)
+        return hook.original(delay, callback, *arguments, **named)
 
     return call_later
 
 
-def _call_at(Recorder self, original):
+def _call_at(Hook hook):
     def call_at(when, callback, *arguments, **named):
+        cdef Recorder self = hook.recorder
         if self.current is not None and not self.broken and callable(callback) and type(callback) is not Due \
                 and isinstance(when, (int, float)):
             callback = _due(self, callback, when - self.loop.time())
-        return original(when, callback, *arguments, **named)
+        return hook.original(when, callback, *arguments, **named)
 
     return call_at
 
 
-def _create_task(Recorder self, original):
+def _create_task(Hook hook):
     # With a task factory: eager tasks take their first step inside this, and nothing else tells of them.
     def create_task(coro, **named):
+        cdef Recorder self = hook.recorder
         cdef TaskTrace parent = self.current
         cdef TaskTrace trace
         cdef int64_t began = precise_now()
-        task = original(coro, **named)
+        task = hook.original(coro, **named)
         if parent is None or self.broken or self.current is not parent:
             return task
         try:
@@ -1338,3 +1363,8 @@ def _create_task(Recorder self, original):
         return task
 
     return create_task
+
+
+cdef dict WRAPPERS = {
+    "run_in_executor": _run_in_executor, "call_later": _call_later, "call_at": _call_at, "create_task": _create_task,
+}
