@@ -190,7 +190,7 @@ def _nothing(model: Model, given: argparse.Namespace) -> str:
 
 
 def _filtered(model: Model, given: argparse.Namespace) -> Model:
-    """Only the requests that --route, --slower and --last let through."""
+    """Only the requests that --route, --slower and --last let through. Who held the loop is still known by its id."""
     now = model.recording.taken_ns
 
     def fits(one: RequestTrace) -> bool:
@@ -203,7 +203,7 @@ def _filtered(model: Model, given: argparse.Namespace) -> Model:
         return given.last is None or one.until >= now - given.last * 1e9
 
     requests = [one for one in model.requests if fits(one)]
-    return replace(model, requests=requests, by_id={one.id: one for one in requests})
+    return replace(model, requests=requests)
 
 
 def trace(given: argparse.Namespace) -> int:

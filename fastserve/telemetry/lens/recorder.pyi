@@ -11,6 +11,7 @@ class Recorder(Lens):
     live: int
     hooked: bool
     bracketed: bool
+    server_timing: bool
 
     def __init__(self, area: Area, loop: asyncio.AbstractEventLoop) -> None: ...
     async def probe(self) -> None: ...
