@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fastserve.errors import LensError
-from fastserve.lens.model import Await, Model, Poll, RequestTrace, TaskTrace, ThreadRun, place
+from fastserve.lens.model import Await, Hold, Model, Poll, RequestTrace, TaskTrace, ThreadRun, place
 from fastserve.lens.recording import Recording, Wait
 from fastserve.lens.wording import (
     WAITS_FOR,
@@ -256,6 +256,12 @@ class _Teller:
             step.exact = one.exact
         if one.wait == Wait.CHILDREN:
             step.details += self.children(task, one.start, until)
+            late, hold, child, exact = self.inherited(task, one.start, until)
+            if late >= WORTH_NS and hold is not None and child is not None:
+                step.late, step.exact = late, exact
+                bound = f"{duration(late)} of it were" if exact else f"At most {duration(late)} of it were"
+                where = self.tasks.holder(hold)
+                step.details.append(f"{bound} too much: task {child.id} could not go on, the loop was in {where}.")
         step.details += [
             _in_thread(run) for run in self.request.threads if run.task == task.id and one.start <= run.start < until
         ]
@@ -316,6 +322,34 @@ class _Teller:
         if holds:
             text = f"Task {task.id} could run, but the loop is in {self.tasks.holder(holds[-1])}."
         self.steps.append(Step(self.request.until - one.ready, "READY", text, "measured", "runtime", one.ready))
+
+    def inherited(self, parent: TaskTrace, start: int, until: int) -> tuple[int, Hold | None, TaskTrace | None, bool]:
+        """What the loop has cost the child that came last, and so its parent: how long, in what, which, exactly so."""
+        ended = [
+            (task.ended, task)
+            for task in self.request.tasks.values()
+            if task.parent == parent.id and task.ended is not None and start < task.ended <= until
+        ]
+        if not ended:
+            return 0, None, None, True
+        _, last = max(ended, key=lambda pair: (pair[0], pair[1].id))
+        parts: list[tuple[int, Hold, TaskTrace, bool]] = []
+        for one in last.awaits:
+            if one.ready is None or one.ready <= start:
+                continue
+            if one.wait == Wait.CHILDREN:
+                late, hold, child, exact = self.inherited(last, max(one.start, start), one.ready)
+                if hold is not None and child is not None:
+                    parts.append((late, hold, child, exact))
+            elif one.held_by is not None and one.late >= WORTH_NS:
+                parts.append((min(one.late, one.ready - start), one.held_by, last, one.exact))
+        for poll in last.polls:
+            if poll.held_by is not None and poll.ready >= start and poll.delay >= WORTH_NS:
+                parts.append((poll.delay, poll.held_by, last, True))
+        if not parts:
+            return 0, None, None, True
+        _, hold, child, _ = max(parts, key=lambda part: part[0])
+        return sum(part[0] for part in parts), hold, child, all(part[3] for part in parts)
 
     def children(self, parent: TaskTrace, start: int, until: int) -> list[str]:
         """What the tasks did that are waited for, the longest first."""
