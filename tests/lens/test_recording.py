@@ -253,8 +253,9 @@ def test_what_requests_are_called_is_found_in_the_ring_that_turns() -> None:
     assert known == list(range(known[0], 12000)) and 5000 < len(known) < 9000
     assert all(called[number] == names[number] for number in known)
 
-    again = Area.unpack(Area.read(reader(data), len(data)).pack(), 0)
-    assert [WorkerRecording.of(again, figures, []).text(event.b) for event in worker.events[:-1]] == called
+    packed = Area.unpack(Area.read(reader(data), len(data)).pack(), 0)
+    again = WorkerRecording.of(packed, figures, [])
+    assert [again.text(event.b) for event in worker.events[:-1]] == called
 
 
 def test_a_builder_calls_requests_as_the_server_does() -> None:
