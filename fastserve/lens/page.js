@@ -104,7 +104,7 @@
       polls: polls.map(([s, e, ready, how, stack, held], index) => ({
         s, e, ready, how: DATA.outcomes[how], stack, held, from: index ? polls[index - 1][4] : 0, nth: index,
       })),
-      awaits: awaits.map(([s, ready, stack, waker, wakerTask, late]) => ({ s, ready, stack, waker: DATA.wakers[waker], wakerTask, late })),
+      awaits: awaits.map(([s, ready, stack, waker, wakerTask, late, exact]) => ({ s, ready, stack, waker: DATA.wakers[waker], wakerTask, late, exact })),
     }));
     const polls = LANES[request.lane].polls;
     for (const task of request.tasks) {
@@ -632,7 +632,7 @@
       ["busy", "busy", n.busy, "one of its tasks ran"],
       ["scheduled", "scheduled", n.scheduled, "one of its tasks could run, and the loop was elsewhere"],
       ["idle", "idle", n.idle, "all of its tasks were parked"],
-      ["late", "of it late", n.late, "others held the loop before it was woken: at most so much of the idle time"],
+      ["late", "of it late", n.late, "others held the loop before it was woken: so much of the idle time, or less where nobody knows when it was due"],
       ["thread", "threads", n.thread_run, "work ran in threads"],
       ["waits", "thread queue", n.thread_queue, "work waited for a thread"],
       ["drain", "slow client", n.write, "the client did not take the answer"],
@@ -911,7 +911,7 @@
   }
   function truth(slice) {
     if (slice.kind === "kernel") return "measured by the kernel, in whole ms";
-    if (slice.wait && slice.wait.late > 0) return `measured; late at most ${time(slice.wait.late)}`;
+    if (slice.wait && slice.wait.late > 0) return `measured; late by ${slice.wait.exact ? "" : "at most "}${time(slice.wait.late)}`;
     if (slice.kind === "other" || slice.kind === "handler") return "derived";
     return "measured";
   }
@@ -1097,7 +1097,7 @@
       });
       for (const wait of task.awaits) {
         if (wait.ready === null || (waitOf(wait.stack) === "yield" && wait.ready - wait.s < 2e4)) continue;
-        const who = wakerText(request, wait), late = wait.late > 1e6 ? ` (others held the loop for up to ${time(wait.late)} of its ${time(wait.ready - wait.s)}.)` : "";
+        const who = wakerText(request, wait), late = wait.late > 1e6 ? ` Others held the loop for ${wait.exact ? "" : "up to "}${time(wait.late)} of the ${time(wait.ready - wait.s)} that it was parked.` : "";
         add(wait.ready, 4, wait.waker === "cancel" ? `${cap(NOW(task))} is cancelled: it is woken to be told so.` : `Wake: ${who} completes the future. Its done-callback, the waker, calls call_soon: ${NOW(task)} is in the ready queue.${late}`, (at) => { if (at.tasks.get(task.id) !== "running") at.tasks.set(task.id, "ready"); at.why.delete(task.id); }, { task, stack: wait.stack, waker: wait });
       }
     }

@@ -225,6 +225,7 @@ class _Data:
                 WAKERS.index(wait.waker_kind),
                 wait.waker_task,
                 wait.late,
+                int(wait.exact),
             ]
             for wait in task.awaits
         ]

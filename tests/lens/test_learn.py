@@ -22,6 +22,7 @@ import httpx
 import pytest
 from applications.browser import Page
 from lens.stories import Story
+from process.running import RUNTIME
 
 from fastserve.errors import LensError
 from fastserve.lens import learn
@@ -41,7 +42,7 @@ def learning(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "XDG_RUNTIME_DIR": RUNTIME},
     )
     assert process.stdout is not None and process.stderr is not None
     try:
