@@ -286,7 +286,7 @@ def blackbox(given: argparse.Namespace) -> int:
     (where,) = _words(given, 1)
     files = _boxes(where)
     if not files:
-        place_ = where or ", ".join(map(str, lensfile.directories()[:3]))
+        place_ = where or ", ".join(map(str, lensfile.candidates()))
         return _complain(f"no worker has left a black box (looked in {place_})", NOTHING)
     if given.list:
         for file in files:

@@ -26,6 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """A command line of ours, in an empty folder, where no server runs: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastserve.process.lensfile.directories", lambda: [tmp_path / "run"])
+    monkeypatch.setattr("fastserve.process.lensfile.candidates", lambda: [tmp_path / "run"])
 
     def typed(*words: str) -> tuple[int, str, str]:
         code = cli.main([*words])
