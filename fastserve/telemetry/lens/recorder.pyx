@@ -82,7 +82,7 @@ cdef extern from *:
     #define FS_KNOWS_FRAMES 0
     #endif
 
-    typedef struct { PyCodeObject *code; int lasti; } fs_frame; /* the code is borrowed from what is suspended; lasti in bytes */
+    typedef struct { PyObject *code; int lasti; } fs_frame; /* the code is borrowed from what is suspended; lasti in bytes */
 
     static getter fs_getter_of(PyTypeObject *type, const char *name) {
       PyGetSetDef *entry = type->tp_getset;
@@ -117,9 +117,9 @@ cdef extern from *:
       if (gen->gi_frame_state >= FRAME_CLEARED) return 0;
       frame = (_PyInterpreterFrame *)gen->gi_iframe;
     #if PY_VERSION_HEX >= 0x030D0000
-      out->code = _PyFrame_GetCode(frame);
+      out->code = (PyObject *)_PyFrame_GetCode(frame);
     #else
-      out->code = frame->f_code;
+      out->code = (PyObject *)frame->f_code;
     #endif
       out->lasti = _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
       return 1;
@@ -127,7 +127,7 @@ cdef extern from *:
       PyObject *frame = PyObject_GetAttrString(object, PyCoro_CheckExact(object) ? "cr_frame" : PyGen_CheckExact(object) ? "gi_frame" : "ag_frame");
       if (frame == NULL) { PyErr_Clear(); return 0; }
       if (!PyFrame_Check(frame)) { Py_DECREF(frame); return 0; }
-      out->code = PyFrame_GetCode((PyFrameObject *)frame);
+      out->code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
       out->lasti = PyFrame_GetLasti((PyFrameObject *)frame);
       Py_DECREF(out->code); /* the frame of what is suspended keeps it */
       Py_DECREF(frame);
@@ -169,7 +169,10 @@ cdef extern from *:
       return NULL;
     }
 
-    typedef PyObject *(*fs_call_soon)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+    static int fs_line_of(PyObject *code, int offset) { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
+
+    /* as Cython writes it; in CPython the second is PyObject *const *, which is passed alike */
+    typedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
     static PyMethodDef fs_call_soon_def = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS, NULL};
     static PyObject *fs_bind_call_soon(fs_call_soon function, PyObject *self) {
       fs_call_soon_def.ml_meth = (PyCFunction)(void (*)(void))function;
@@ -191,12 +194,12 @@ cdef extern from *:
     PyObject *fs_owner(object callback)
     ctypedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
     object fs_bind_call_soon(fs_call_soon function, object self)
+    int fs_line_of(PyObject *code, int offset)
 
 cdef extern from "Python.h":
     PyObject *PyObject_Vectorcall(PyObject *function, PyObject **arguments, size_t count, PyObject *names) except NULL
     object PyObject_CallObject(object function, object arguments)
     object PyObject_CallMethodNoArgs(object thing, object name)
-    int PyCode_Addr2Line(PyObject *code, int offset)
     PyTypeObject *Py_TYPE(object thing)
     Py_ssize_t PyTuple_GET_SIZE(object names)
 
@@ -1022,7 +1025,7 @@ cdef class Recorder(Lens):
         cdef uint32_t stack
         for i in range(<size_t>count):
             code = <object>frames[i].code
-            line = code.co_firstlineno if frames[i].lasti < 0 else PyCode_Addr2Line(frames[i].code, frames[i].lasti)
+            line = code.co_firstlineno if frames[i].lasti < 0 else fs_line_of(frames[i].code, frames[i].lasti)
             number = self.area.code_id(code)
             if number == 0:
                 return 0   # no more room for names: the ids of these codes would not keep them alive
