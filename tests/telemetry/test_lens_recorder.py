@@ -765,7 +765,11 @@ def test_wsgi_in_threads(run: Any) -> None:
         async with Traced.serve(wsgi, threads=1) as server:
             await asyncio.gather(*(server.get(f"/{number}") for number in range(3)))
             await server.settle()
-            requests = list(server.requests().values())
+            for _ in range(100):  # a thread tells when it has run to its end, which may be after the answer's
+                requests = list(server.requests().values())
+                if all(request.all(Kind.THREAD_RUN) for request in requests):
+                    break
+                await asyncio.sleep(0.01)
             runs = sorted((request.one(Kind.THREAD_RUN) for request in requests), key=lambda event: event.t)
             assert all(event.flags == 0 and event.dur >= 9_000_000 for event in runs)
             for one, other in itertools.pairwise(runs):
@@ -1193,6 +1197,43 @@ def test_who_fails_is_switched_off_and_no_request_with_it(run: Any, caplog: pyte
 
     run(go())
     assert caplog.text.count("the lens has failed") == 1 and "nobody knows" in caplog.text
+
+
+def test_where_steps_cannot_be_seen_the_handlers_own_are_told(run: Any) -> None:
+    """A loop without attributes of its own, or an interpreter that starts steps otherwise: no hook, no children, and of an
+    await nobody knows when it was over but the task that goes on."""
+
+    async def go() -> None:
+        async def handler() -> str:
+            await asyncio.create_task(_sleep())
+            return "x"
+
+        async with Traced.serve(app_of(handler), probe=False) as server:
+            assert not server.recorder.bracketed
+            await server.get()
+            await server.settle()
+            request = server.last()
+            assert "call_soon" not in asyncio.get_running_loop().__dict__
+            assert [task.parent for task in request.tasks.values()] == [0]
+            (only,) = request.root.awaits
+            assert (only.waker, only.wait) == ("unknown", Wait.CHILDREN) and request.root.scheduled == 0
+
+    run(go())
+
+
+def test_what_a_traced_request_costs_is_estimated(run: Any) -> None:
+    async def go() -> None:
+        async def handler() -> str:
+            return "x"
+
+        async with Traced.serve(app_of(handler)) as server:
+            assert int.from_bytes(server.area.copy()[196:200], "little") == 0
+            await server.get()
+            await server.settle()
+            assert 100 < int.from_bytes(server.area.copy()[196:200], "little") < 1_000_000
+            assert server.last().root.number == 1
+
+    run(go())
 
 
 def test_two_loops_in_two_threads_do_not_meet() -> None:

@@ -1,5 +1,5 @@
-"""The times of the lens against other clocks: the handler's own, taken beside each await; the thread's own; the client's, in a
-thread that shares nothing with the server's loop but the machine.
+"""The times of the lens against other clocks: the handler's own, taken beside each await; the thread's own; the client's,
+in a thread that shares nothing with the server's loop but the machine.
 
 An await begins and ends within 0.2 ms at the 99th percentile, busy and scheduled agree within 1 ms or 2 %, time in the
 kernel within a tick of the kernel and 1 ms. A machine that is busy with others takes the processor away between two

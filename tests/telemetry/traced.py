@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve.interfaces import make_handler
+from fastserve.interfaces import make_handler, resolve
 from fastserve.lens.recording import Area as Read
 from fastserve.lens.recording import Event, Kind, Stack, Wait
 from fastserve.protocol import Limits, Service
@@ -180,7 +180,7 @@ class Traced:
     @classmethod
     @asynccontextmanager
     async def serve(
-        cls, app: Any, mode: str = "full", interface: str = "auto", **options: Any
+        cls, app: Any, mode: str = "full", interface: str = "auto", probe: bool = True, **options: Any
     ) -> AsyncIterator[Traced]:
         loop = asyncio.get_running_loop()
         memory = LensMemory(1)
@@ -189,9 +189,8 @@ class Traced:
         area = memory.area(0)
         area.start(0, 1, 1)
         recorder = Recorder(area, loop)
-        await recorder.probe()
-        from fastserve.interfaces import resolve
-
+        if probe:
+            await recorder.probe()
         service = Service(
             loop, make_handler(app, resolve(app, interface), **options), Limits(shed_after=0), lens=recorder
         )

@@ -96,6 +96,7 @@ cdef class Recorder(Lens):
     cdef size_t _known_size, _known_used
 
     cdef void broke(self, object error) noexcept
+    cdef int _calibrate(self) except -1
     cdef int _switched(self) except -1
     cdef int _install(self) except -1
     cdef int _remove(self) except -1

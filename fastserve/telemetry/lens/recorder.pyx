@@ -58,6 +58,8 @@ cdef enum:
     ARGUMENTS_MAX = 8    # of call_soon(), with the callback and the keywords; with more the step is not seen
     SLAB_FIRST = 64      # events of one request that are held back in mode slow: room at first,
     SLAB_MAX = 1024      # and at most
+    TRIALS = 32
+    EVENT_NS = 8         # an event: ten stores to memory that is at hand
 
 cdef enum:               # how an awaitable tells what it waits for
     BY_FRAME = 1         # coroutine, generator, asynchronous generator
@@ -597,10 +599,32 @@ cdef class Recorder(Lens):
         except BaseException:
             pass
 
+    cdef int _calibrate(self) except -1:
+        # What does one traced request cost here, that waits for nothing? An estimate, for whoever decides how much to trace.
+        cdef Header *header = self.area.header
+        cdef RequestTrace trace
+        cdef int64_t began = precise_now()
+        cdef uint32_t tasks = self.tasks
+        cdef int i
+        for i in range(TRIALS):
+            trace = RequestTrace.__new__(RequestTrace)
+            trace.recorder = self
+            trace.muted = True   # all but the events, whose price is known
+            trace.head_at = precise_now()
+            self.live += 1
+            trace.enter(self)
+            trace.end()
+            trace.over(200, 0, precise_now())
+        self.tasks = tasks
+        header.cost_ns = (precise_now() - began) // TRIALS + 8 * EVENT_NS
+        return 0
+
     cdef int _switched(self) except -1:
         cdef Header *header = self.area.header
         self.switches = header.switches
         self.seen = 0
+        if header.mode >= TRACING and header.cost_ns == 0:
+            self._calibrate()
         self.area.event(SWITCH, precise_now(), 0, 0, 0, header.mode, 0, header.sample)
         if self.hooked and header.mode < TRACING and self.live == 0:
             self._remove()
