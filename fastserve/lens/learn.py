@@ -452,7 +452,9 @@ async def serving(port: int = 0) -> AsyncIterator[str]:
     """The lessons, at this address while it is entered. ConfigError or LensError if they cannot be served."""
     async with (
         Subject("fastserve.lens.lessons.demo:app", name="learn") as loop,
-        Subject("fastserve.lens.lessons.threads:app", name="learn-threads", interface="wsgi", threads=THREADS) as threads,
+        Subject(
+            "fastserve.lens.lessons.threads:app", name="learn-threads", interface="wsgi", threads=THREADS
+        ) as threads,
     ):
         site = Site(loop, threads)
         async with Server(site.app(), host="127.0.0.1", port=port, lens="off") as server:

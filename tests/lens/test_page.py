@@ -422,7 +422,9 @@ def test_idle_while_others_hold_the_loop_is_marked_as_at_most(shown: Shown) -> N
     whole = shown.value("document.querySelector('#waterfall .slice.idle .hit').getBBox().width")
     assert 0.8 < wide / whole < 1
     shown.browser.click("#waterfall .slice.idle")
-    assert f"late by at most {holder.late / 1e6:.1f} ms".replace(".0 ms", "") in shown.text("#slice").replace(".0 ms", "")
+    assert f"late by at most {holder.late / 1e6:.1f} ms".replace(".0 ms", "") in shown.text("#slice").replace(
+        ".0 ms", ""
+    )
 
 
 def test_zoom_by_mouse_and_keys(shown: Shown) -> None:
