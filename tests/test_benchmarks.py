@@ -73,7 +73,7 @@ def tiny_server(answer: Callable[[bytes], bytes | None]) -> Iterator[tuple[int, 
                     break
                 writer.write(reply)
                 await writer.drain()
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()
@@ -88,6 +88,8 @@ def tiny_server(answer: Callable[[bytes], bytes | None]) -> Iterator[tuple[int, 
         for task in asyncio.all_tasks() - {mine}:
             task.cancel()
         await asyncio.gather(*(asyncio.all_tasks() - {mine}), return_exceptions=True)
+        for _ in range(3):
+            await asyncio.sleep(0)  # transports that were aborted close their sockets in the turns that follow
 
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
     thread.start()
