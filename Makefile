@@ -1,7 +1,7 @@
-# Twelve verbs. PYTHON names the interpreter of the environment to build and test in.
+# Verbs. PYTHON names the interpreter of the environment to build and test in.
 PYTHON ?= .venv/bin/python
 
-.PHONY: build test ctest fuzz bench count lint fmt docs site wheel clean nightly
+.PHONY: build test ctest fuzz bench count lint fmt docs site wheel wheels clean nightly
 
 build:          ## compile in place, for work on the sources
 	$(PYTHON) -m pip install -q -e '.[test]'
@@ -33,8 +33,11 @@ docs:           ## regenerate the pages made from tables
 site:           ## the documentation as a site, into build/site; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build -q
 
-wheel:
+wheel:          ## for this machine and this Python, into dist/
 	$(PYTHON) -m pip wheel -q --no-deps . -w dist
+
+wheels:         ## for every Linux with glibc 2.17, x86-64 and arm64, without a container
+	PYTHON=$(PYTHON) bash .ci/wheels
 
 clean:
 	rm -rf build dist *.egg-info .benchmarks

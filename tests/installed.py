@@ -1,8 +1,8 @@
-"""What an installed wheel has to do, in an environment that has nothing else: `python tests/installed.py`.
+"""What an installed wheel has to do, in an environment that has nothing else: `python tests/installed.py [PYTHON]`.
 
-Called by: cibuildwheel for every wheel it builds, .ci/wheels, test_packaging. It needs no pytest, no clone and no
-compiler: it serves a native, an ASGI and a WSGI application, with one worker and with two, from a folder of its own, asks
-each for a page, and stops it. One line each; exit code 1 if one of them was not served.
+Called by: cibuildwheel for every wheel it builds, .ci/wheels, .ci/arm64, test_packaging. It needs no pytest, no clone and
+no compiler: it serves a native, an ASGI and a WSGI application, with one worker and with two, from a folder of its own,
+asks each for a page, and stops it. One line each; exit code 1 if one of them was not served.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def app(environ, start_response):
 SECONDS = 30
 
 
-def served(name: str, workers: int, folder: Path) -> str:
+def served(python: str, name: str, workers: int, folder: Path) -> str:
     """What the application answered; RuntimeError says what went wrong."""
     ours = ("FASTSERVE_", "PYTHONPATH", "PORT", "WEB_CONCURRENCY")
-    command = [sys.executable, "-m", "fastserve", f"{name}_app:app", "--port", "0", "--workers", str(workers)]
+    command = [python, "-m", "fastserve", f"{name}_app:app", "--port", "0", "--workers", str(workers)]
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -75,7 +75,7 @@ def served(name: str, workers: int, folder: Path) -> str:
         process.stderr.close()
 
 
-def main() -> int:
+def main(python: str = sys.executable) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -83,7 +83,7 @@ def main() -> int:
             (folder / f"{app}_app.py").write_text(text, encoding="utf-8")
             for workers in (1, 2):
                 try:
-                    answer = served(app, workers, folder)
+                    answer = served(python, app, workers, folder)
                     fault = "" if answer == app else f"answered {answer!r}"
                 except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
                     fault = str(error)
@@ -93,4 +93,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -199,7 +199,7 @@ def test_errors_have_their_rows() -> None:
 def test_public_names_are_documented() -> None:
     import fastserve
 
-    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("native-api.md", "embedding.md"))
+    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("native-api.md", "embedding.md", "lens.md"))
     missing = [
         public for public in fastserve.__all__ if public != "__version__" and not re.search(rf"\b{public}\b", text)
     ]

@@ -156,6 +156,12 @@ def test_streaming_up_and_both_ways() -> None:
         assert client.put("/upper", content=b"abc" * 100_000).content == b"ABC" * 100_000
 
 
+def test_shop() -> None:
+    with example("shop") as client:
+        assert client.get("/items/7").json() == {"id": 7, "name": "tea number 7", "price": 6.5, "left": 33}
+        assert client.get("/report", params={"rows": 2}).text.count("\n") == 1
+
+
 def test_slow_handler() -> None:
     with example("slow_handler") as client:
         assert client.get("/").text == "at once\n"

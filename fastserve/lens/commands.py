@@ -190,7 +190,7 @@ def _nothing(model: Model, given: argparse.Namespace) -> str:
 
 
 def _filtered(model: Model, given: argparse.Namespace) -> Model:
-    """Only the requests that --route, --slower and --last let through."""
+    """Only the requests that --route, --slower and --last let through. Who held the loop is still known by its id."""
     now = model.recording.taken_ns
 
     def fits(one: RequestTrace) -> bool:
@@ -203,7 +203,7 @@ def _filtered(model: Model, given: argparse.Namespace) -> Model:
         return given.last is None or one.until >= now - given.last * 1e9
 
     requests = [one for one in model.requests if fits(one)]
-    return replace(model, requests=requests, by_id={one.id: one for one in requests})
+    return replace(model, requests=requests)
 
 
 def trace(given: argparse.Namespace) -> int:
@@ -286,7 +286,7 @@ def blackbox(given: argparse.Namespace) -> int:
     (where,) = _words(given, 1)
     files = _boxes(where)
     if not files:
-        place_ = where or ", ".join(map(str, lensfile.directories()[:3]))
+        place_ = where or ", ".join(map(str, lensfile.candidates()))
         return _complain(f"no worker has left a black box (looked in {place_})", NOTHING)
     if given.list:
         for file in files:
@@ -332,7 +332,8 @@ def last_words(recording: Recording, file: str) -> str:
         if lane.stalls:
             stall = lane.stalls[-1]
             at = f" at {place(stall.stack)}" if place(stall.stack) else ""
-            name = f" in {model.by_id[stall.request].name}" if stall.request in model.by_id else ""
+            what = model.by_id[stall.request].name if stall.request in model.by_id else stall.what
+            name = f" in {what}" if what else ""
             over = "until its end" if stall.end >= now else f"which ended {duration(now - stall.end)} before"
             lines.append(f"  its last stall: {duration(stall.length)}{name}{at}, {over}")
     if model.requests:

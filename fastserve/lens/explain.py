@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import re
 import textwrap
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fastserve.errors import LensError
-from fastserve.lens.model import Await, Model, Poll, RequestTrace, TaskTrace, ThreadRun, place
+from fastserve.lens.model import Await, Hold, Model, Poll, RequestTrace, TaskTrace, ThreadRun, place
 from fastserve.lens.recording import Recording, Wait
 from fastserve.lens.wording import (
     WAITS_FOR,
@@ -161,11 +162,14 @@ class _Teller:
     def task(self, task: TaskTrace) -> None:
         awaits = {one.start: one for one in task.awaits}
         for at, poll in enumerate(task.polls):
-            if poll.delay >= WORTH_NS:
+            before = task.polls[at - 1] if at else None
+            if before is not None and (gone := awaits.get(before.end)) is not None and gone.interrupted:
+                self.inside(task, poll)
+            elif poll.delay >= WORTH_NS:
                 self.ready(task, poll)
             following = awaits.get(poll.end)
             self.run(task, poll, following, first=at == 0)
-            if following is not None:
+            if following is not None and not following.interrupted:
                 self.wait(task, following)
                 if following.ready is not None and following.end is None:
                     self.still_ready(task, following)
@@ -175,7 +179,10 @@ class _Teller:
 
     def run(self, task: TaskTrace, poll: Poll, following: Await | None, *, first: bool) -> None:
         text = f"Task {task.id} {'ran' if first else 'went on'}"
-        if following is not None:
+        if following is not None and following.interrupted:
+            text += " until another slice began within its own"
+            following = None
+        elif following is not None:
             text += self.to_where(following)
         elif poll.outcome == "running":
             text += " and still runs: nothing else can, on this loop"
@@ -249,6 +256,12 @@ class _Teller:
             step.exact = one.exact
         if one.wait == Wait.CHILDREN:
             step.details += self.children(task, one.start, until)
+            late, hold, child, exact = self.inherited(task, one.start, until)
+            if late >= WORTH_NS and hold is not None and child is not None:
+                step.late, step.exact = late, exact
+                bound = f"{duration(late)} of it were" if exact else f"At most {duration(late)} of it were"
+                where = self.tasks.holder(hold)
+                step.details.append(f"{bound} too much: task {child.id} could not go on, the loop was in {where}.")
         step.details += [
             _in_thread(run) for run in self.request.threads if run.task == task.id and one.start <= run.start < until
         ]
@@ -281,6 +294,22 @@ class _Teller:
         )
         self.steps.append(Step(poll.delay, "READY", text, "measured", "runtime", poll.ready, key=("ready",)))
 
+    def inside(self, task: TaskTrace, poll: Poll) -> None:
+        """What ran within a slice: the first step of an eager task, or a request that the client had pipelined."""
+        lane = self.model.lane(self.request)
+        polls = lane.polls if lane is not None else []
+        first = bisect_left(polls, (poll.ready, 0, "", 0))
+        inner: list[tuple[str, int]] = []
+        for start, end, whose, number in polls[first:]:
+            if start >= poll.start:
+                break
+            if end <= poll.start and (whose, number) != (self.request.id, task.id):
+                inner.append((whose, number))
+        who = listed(dict.fromkeys(self.tasks.named(self.request.seat, number, self.request) for _, number in inner))
+        owner: Owner = "code" if all(whose == self.request.id for whose, _ in inner) else "runtime"
+        text = f"Within that slice ran {who or 'something that is not recorded'}; task {task.id} stood still meanwhile."
+        self.steps.append(Step(poll.delay, "READY", text, "measured", owner, poll.ready, key=("inside",)))
+
     def still_ready(self, task: TaskTrace, one: Await) -> None:
         assert one.ready is not None
         if self.request.live is None:
@@ -293,6 +322,34 @@ class _Teller:
         if holds:
             text = f"Task {task.id} could run, but the loop is in {self.tasks.holder(holds[-1])}."
         self.steps.append(Step(self.request.until - one.ready, "READY", text, "measured", "runtime", one.ready))
+
+    def inherited(self, parent: TaskTrace, start: int, until: int) -> tuple[int, Hold | None, TaskTrace | None, bool]:
+        """What the loop has cost the child that came last, and so its parent: how long, in what, which, exactly so."""
+        ended = [
+            (task.ended, task)
+            for task in self.request.tasks.values()
+            if task.parent == parent.id and task.ended is not None and start < task.ended <= until
+        ]
+        if not ended:
+            return 0, None, None, True
+        _, last = max(ended, key=lambda pair: (pair[0], pair[1].id))
+        parts: list[tuple[int, Hold, TaskTrace, bool]] = []
+        for one in last.awaits:
+            if one.ready is None or one.ready <= start:
+                continue
+            if one.wait == Wait.CHILDREN:
+                late, hold, child, exact = self.inherited(last, max(one.start, start), one.ready)
+                if hold is not None and child is not None:
+                    parts.append((late, hold, child, exact))
+            elif one.held_by is not None and one.late >= WORTH_NS:
+                parts.append((min(one.late, one.ready - start), one.held_by, last, one.exact))
+        for poll in last.polls:
+            if poll.held_by is not None and poll.ready >= start and poll.delay >= WORTH_NS:
+                parts.append((poll.delay, poll.held_by, last, True))
+        if not parts:
+            return 0, None, None, True
+        _, hold, child, _ = max(parts, key=lambda part: part[0])
+        return sum(part[0] for part in parts), hold, child, all(part[3] for part in parts)
 
     def children(self, parent: TaskTrace, start: int, until: int) -> list[str]:
         """What the tasks did that are waited for, the longest first."""

@@ -18,6 +18,7 @@ from fastserve.lens.rules import RULES, Case
 __all__ = ["CATALOGUE", "RULES", "Finding", "Ignored", "Rule", "code_of", "find", "parse_ignored"]
 
 
+OTHERS_SUFFER = 3
 TELLING = ("FS012", "FS006", "FS005")
 """Codes that say why a loop was blocked; of two on the same line the later one says it better."""
 
@@ -64,8 +65,13 @@ def find(
         if one.code in ("FS001", *TELLING):
             better = telling.get((one.route, one.at), "")
             one.within = better if better != one.code else ""
-    found.sort(key=lambda one: (one.rule.hint, bool(one.within), -one.total_ns, one.code))
+    found.sort(key=lambda one: (one.rule.hint, bool(one.within), -_weight(one), one.code))
     return found
+
+
+def _weight(one: Finding) -> int:
+    """What it cost; that of others counts more than one's own."""
+    return one.total_ns * (OTHERS_SUFFER if one.level == "error" else 1)
 
 
 def _develops(argv: Sequence[str]) -> bool:

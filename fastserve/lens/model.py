@@ -83,6 +83,7 @@ class Hold:
     after: Stack | None = None  # where the task suspended at its end
     before: Stack | None = None  # where it had resumed from
     gc: int = 0  # ns of it that were a collection of garbage
+    what: str = ""  # "GET /report": what ran, where nothing is traced
 
     @property
     def length(self) -> int:
@@ -120,6 +121,9 @@ class Await:
     wait: Wait
     waker_kind: str  # "unknown" | "task" | "timer" | "io" | "thread" | "cancel" | "self"
     waker_task: int = 0
+    interrupted: bool = (
+        False  # it did not wait: another slice ran within its own, an eager child's, or the next request's
+    )
     late: int = 0  # ns before `ready` in which the loop was held by others: it may have been due so much earlier
     exact: bool = False  # it was due so much earlier: a timer whose time is known
     held_by: Hold | None = None
@@ -173,6 +177,7 @@ class Stall:
     late_stack: bool  # C code held the GIL: the stack is from when it gave it back
     task: int = 0
     in_flight: int = 0
+    what: str = ""  # "GET /report": what ran, also where nothing is traced; "": no request
     victims: list[str] = field(default_factory=list)  # requests that waited because of it
 
     @property
@@ -425,7 +430,8 @@ class _Reader:
                 self._id(number),
                 bool(event.flags & 1),
                 event.task,
-                event.a,
+                event.a & 0xFFFFFFFF,
+                self.worker.text(event.a >> 32) if event.a >> 32 else "",
             )
             self.lane.stalls.append(stall)
             return
@@ -463,6 +469,7 @@ class _Reader:
             kind_of = WAKERS[woken] if woken < len(WAKERS) else "unknown"
             wait = stack.wait if stack is not None else Wait.FUTURE
             found = Await(t, t + event.dur, None, stack, wait, kind_of, event.a & 0xFFFFFFFF)
+            found.interrupted = stack is None and not event.dur and kind_of == "self"
             self._task(request, event.task).awaits.append(found)
         elif kind == Kind.REQUEST_BEGIN:
             self._begin(request, event)
@@ -690,7 +697,7 @@ def _holds(requests: Iterable[RequestTrace], lane: Lane) -> list[Hold]:
         guilty = max(seen or covered, key=lambda hold: _shared(hold, stall), default=None)
         free = _largest_gap(covered, stall)
         if free[1] - free[0] > stall.length // 2:
-            extra.append(Hold(*free, stall.request, stall.task, stall.stack))
+            extra.append(Hold(*free, stall.request, stall.task, stall.stack, what=stall.what))
         elif guilty is not None and (guilty.stack is None or stall.length > guilty.length // 2):
             guilty.stack = stall.stack
     holds = sorted(holds + extra, key=lambda hold: hold.start)

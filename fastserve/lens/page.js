@@ -94,7 +94,9 @@
   const title = (request) => `${request.method} ${RIGHT_TO_LEFT.test(request.path) ? `\u2068${request.path}\u2069` : request.path}`;
   const taskName = (task) => task.name.split(".").slice(-2).join(".").replace("<locals>.", "") || "task";
 
-  for (const lane of LANES) lane.polls = lane.others.map(([s, e, task]) => ({ s, e, request: -1, task, stack: 0 }));
+  /** Whose step it is; of a request that is not shown here, what it is called. */
+  const called = (poll) => (poll.request >= 0 ? title(REQUESTS[poll.request]) : poll.name || "a task that is not traced");
+  for (const lane of LANES) lane.polls = lane.others.map(([s, e, task, name, stack]) => ({ s, e, request: -1, task, stack, name: DATA.neighbours[name - 1] || "" }));
   for (const request of REQUESTS) {
     request.tasks = request.tasks.map(([id, parent, name, started, ended, polls, awaits]) => ({
       id, parent, name, started, ended,
@@ -102,7 +104,7 @@
       polls: polls.map(([s, e, ready, how, stack, held], index) => ({
         s, e, ready, how: DATA.outcomes[how], stack, held, from: index ? polls[index - 1][4] : 0, nth: index,
       })),
-      awaits: awaits.map(([s, ready, stack, waker, wakerTask, late]) => ({ s, ready, stack, waker: DATA.wakers[waker], wakerTask, late })),
+      awaits: awaits.map(([s, ready, stack, waker, wakerTask, late, exact]) => ({ s, ready, stack, waker: DATA.wakers[waker], wakerTask, late, exact })),
     }));
     const polls = LANES[request.lane].polls;
     for (const task of request.tasks) {
@@ -259,12 +261,12 @@
         const faded = shown.request && poll.request !== chosen;
         pen.fillStyle = poll.request < 0 ? ink.other : tint(poll.request, faded ? 0.62 : 1);
         pen.fillRect(x, top + (faded ? 8 : 5), wide, tall - (faded ? 13 : 7));
-        if (wide > 70 && poll.request >= 0) {
+        if (wide > 70 && (poll.request >= 0 || poll.name)) {
           const from = Math.max(x, LEFT), room = Math.min(x + wide, right) - from - 12;
           if (room > 50) {
             pen.fillStyle = ink.panel;
             pen.font = `600 11px ${font}`;
-            pen.fillText(fit(pen, title(REQUESTS[poll.request]), room), from + 6, top + tall / 2 + 2);
+            pen.fillText(fit(pen, called(poll), room), from + 6, top + tall / 2 + 2);
           }
         }
       }
@@ -355,7 +357,7 @@
     const lines = [];
     if (at.poll) {
       const where = place(at.poll.stack), request = REQUESTS[at.poll.request];
-      lines.push(request ? title(request) : "a task that is not traced", `ran ${time(at.poll.e - at.poll.s)}` + (where ? ` · ${short(where)} ${where.name}` : ""));
+      lines.push(called(at.poll), `ran ${time(at.poll.e - at.poll.s)}` + (where ? ` · ${short(where)} ${where.name}` : ""));
       if (request) lines.push(request.id);
     }
     if (at.stall) {
@@ -577,13 +579,15 @@
   const PHASES = {
     kernel: "kernel", parse: "parse", queue: "queue", handler: "handler", write: "write", receive: "receives", drain: "client slow",
   };
+  /** The slice to begin with: what took long, and tells why. */
   function worstSlice(request) {
     let most = null;
     for (const row of rowsOf(request)) {
       if (row.kind === "loop") continue;
       for (const slice of row.slices) {
         if (slice.kind === "handler") continue;
-        const weight = (slice.e - slice.s) * ({ scheduled: 1.4, kernel: 1.3, busy: 1.2 }[slice.kind] || 1) * (row.task && row.depth ? 0.9 : 1);
+        const telling = slice.wait && slice.wait.late * 2 > slice.e - slice.s ? 1.5 : slice.wait && waitOf(slice.wait.stack) === "children" ? 0.6 : 1;
+        const weight = (slice.e - slice.s) * telling * ({ scheduled: 1.4, kernel: 1.3, busy: 1.2 }[slice.kind] || 1);
         if (!most || weight > most.weight) most = { weight, slice };
       }
     }
@@ -628,7 +632,7 @@
       ["busy", "busy", n.busy, "one of its tasks ran"],
       ["scheduled", "scheduled", n.scheduled, "one of its tasks could run, and the loop was elsewhere"],
       ["idle", "idle", n.idle, "all of its tasks were parked"],
-      ["late", "of it late", n.late, "others held the loop before it was woken: at most so much of the idle time"],
+      ["late", "of it late", n.late, "others held the loop before it was woken: so much of the idle time, or less where nobody knows when it was due"],
       ["thread", "threads", n.thread_run, "work ran in threads"],
       ["waits", "thread queue", n.thread_queue, "work waited for a thread"],
       ["drain", "slow client", n.write, "the client did not take the answer"],
@@ -683,7 +687,7 @@
     }
     for (const [due, late, task] of request.timers) {
       const row = rows.find((one) => one.task && one.task.id === task);
-      if (!row || late < 5e5 || due < a || due > b) continue;
+      if (!row || late < LATE || due < a || due > b) continue;
       field.append(draw("g", { class: "due" }, draw("line", { x1: x(due), x2: x(due), y1: row.top + 4, y2: row.top + row.tall - 4 }), draw("title", null, `this timer was due at ${time(due)} and ran ${time(late)} late`)));
     }
     drawArrows(field, rows, geometry);
@@ -723,7 +727,7 @@
         if (slice.kind === "other" && slice.other.request >= 0) shape.style.fill = tint(slice.other.request);
         const says = label(slice);
         if (says && exact > says.length * 6 + 12) group.append(draw("text", { x: (left + right) / 2, y: middle, "text-anchor": "middle" }, says));
-        else if (slice.kind === "other" && slice.other.request >= 0 && exact > 42) group.append(draw("text", { x: (left + right) / 2, y: middle, "text-anchor": "middle" }, title(REQUESTS[slice.other.request]).slice(0, Math.floor((exact - 10) / 6.4) - 1) + "…"));
+        else if (says && slice.kind === "other" && exact > 42) group.append(draw("text", { x: (left + right) / 2, y: middle, "text-anchor": "middle" }, says.slice(0, Math.floor((exact - 10) / 6.4) - 1) + "…"));
       }
       slice.element = group;
       group.addEventListener("click", () => { if (!dragged) { pick(slice); if (slice.kind === "other" && slice.other.request >= 0 && slice === lastOther) choose(REQUESTS[slice.other.request]); lastOther = slice; } });
@@ -744,7 +748,7 @@
   function label(slice) {
     if (slice.kind in PHASES) return PHASES[slice.kind];
     if (slice.kind === "scheduled") return "ready";
-    if (slice.kind === "other" && slice.other.request >= 0) return title(REQUESTS[slice.other.request]);
+    if (slice.kind === "other" && (slice.other.request >= 0 || slice.other.name)) return called(slice.other);
     if (slice.kind === "busy") { const where = place(slice.poll.held); return where ? short(where) : ""; }
     if (slice.kind === "thread") return "runs";
     if (slice.kind === "waits") return "waits";
@@ -787,12 +791,13 @@
     if (slice.task) lines.push(`task ${slice.task.id} ${slice.task.name}`);
     const where = slice.wait ? place(slice.wait.stack) : slice.poll && slice.kind === "busy" ? place(slice.poll.held || slice.poll.stack) : slice.other ? place(slice.other.stack) : null;
     if (slice.wait) lines.push(`waits for ${WAITS[waitOf(slice.wait.stack)]}`);
-    if (slice.other && slice.other.request >= 0) lines.push(title(REQUESTS[slice.other.request]));
+    if (slice.other) lines.push(called(slice.other));
     if (where) lines.push(`${short(where)} ${where.name}`);
     lines.push(`from ${time(slice.s)} to ${time(slice.e)}`);
     return lines;
   }
 
+  const LATE = 2e6;  // of a timer, to be told: uvloop's have a grain of 1 ms
   // drag to zoom, double click for all, keys from slice to slice
   let drag = null, dragged = false;
   box.addEventListener("mousedown", (event) => {
@@ -906,7 +911,7 @@
   }
   function truth(slice) {
     if (slice.kind === "kernel") return "measured by the kernel, in whole ms";
-    if (slice.wait && slice.wait.late > 0) return `measured; late at most ${time(slice.wait.late)}`;
+    if (slice.wait && slice.wait.late > 0) return `measured; late by ${slice.wait.exact ? "" : "at most "}${time(slice.wait.late)}`;
     if (slice.kind === "other" || slice.kind === "handler") return "derived";
     return "measured";
   }
@@ -926,7 +931,7 @@
       case "other": {
         const other = REQUESTS[slice.other.request];
         const long = slice.other.e - slice.other.s > 2e7 ? " A step this long holds the loop: nobody else runs." : "";
-        return other ? [["This is a step of ", link(other), ", on the same loop.", long]] : ["A task that belongs to no traced request." + long];
+        return [["This is a step of ", other ? link(other) : called(slice.other), ", on the same loop.", long]];
       }
       case "scheduled": return [`Task ${slice.task.id} was in the ready queue. Its future was done; the loop had not come round to it. This is scheduling delay: not its own code, not its resource.`];
       case "idle": {
@@ -982,7 +987,7 @@
     });
     return node("pre", { tabindex: "0", "aria-label": `Source around line ${one.line}` }, ...rows);
   }
-  const WORDS = /(#.*$)|("""|'''|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\b(async|await|def|class|return|yield|from|import|if|elif|else|for|while|with|as|try|except|finally|raise|in|is|not|and|or|None|True|False|lambda|pass|break|continue|match|case|global|nonlocal|assert|del)\b|\b(\d[\w.]*)\b/g;
+  const WORDS = /(#.*$)|("""(?:(?!""").)*(?:"""|$)|'''(?:(?!''').)*(?:'''|$)|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\b(async|await|def|class|return|yield|from|import|if|elif|else|for|while|with|as|try|except|finally|raise|in|is|not|and|or|None|True|False|lambda|pass|break|continue|match|case|global|nonlocal|assert|del)\b|\b(\d[\w.]*)\b/g;
   function painted(text) {
     const out = [];
     let at = 0;
@@ -998,7 +1003,7 @@
     const sums = new Map();
     for (const poll of held) {
       const over = Math.min(poll.e, request.at + to) - Math.max(poll.s, request.at + from);
-      const key = poll.request < 0 ? "none" : poll.request, old = sums.get(key) || { sum: 0, longest: 0, poll };
+      const key = poll.request < 0 ? called(poll) : poll.request, old = sums.get(key) || { sum: 0, longest: 0, poll };
       old.sum += over;
       if (over > old.longest) { old.longest = over; old.poll = poll; }
       sums.set(key, old);
@@ -1006,8 +1011,8 @@
     const most = [...sums.entries()].sort((a, b) => b[1].sum - a[1].sum);
     const rows = most.slice(0, 6).map(([key, { sum, poll }]) => {
       const where = place(poll.stack), swatch = node("span", { class: "swatch" });
-      if (key !== "none") swatch.style.background = tint(key);
-      return node("li", null, swatch, key === "none" ? "tasks that are not traced" : link(REQUESTS[key]), node("span", { class: "amount" }, time(sum)), where ? node("span", { class: "at" }, `${short(where)} ${where.name}`) : null);
+      if (typeof key === "number") swatch.style.background = tint(key);
+      return node("li", null, swatch, typeof key === "number" ? link(REQUESTS[key]) : key, node("span", { class: "amount" }, time(sum)), where ? node("span", { class: "at" }, `${short(where)} ${where.name}`) : null);
     });
     if (most.length > 6) rows.push(node("li", { class: "hint" }, `and ${plural(most.length - 6, "other request")}`));
     return node("ul", { class: "meanwhile" }, ...rows);
@@ -1053,8 +1058,8 @@
     const NOW = (task) => `task ${task.id}`;
     if (request.n.kernel > 0 && ph.first !== null) {
       const held = others(request.lane, request.at + ph.first - request.n.kernel, request.at + ph.first, request.index).sort((a, b) => b.e - b.s - (a.e - a.s))[0];
-      const why = held && held.request >= 0 ? ` The loop was inside ${title(REQUESTS[held.request])}.` : "";
-      add(ph.first - request.n.kernel, 0, `The request's bytes arrive in the kernel. They wait there for ${time(request.n.kernel)}, until the loop reads the socket.${why}`, (at) => { if (held && held.request >= 0) at.loop = held; }, { stack: held ? held.stack : 0, phase: "kernel" });
+      const why = held ? ` The loop was inside ${called(held)}.` : "";
+      add(ph.first - request.n.kernel, 0, `The request's bytes arrive in the kernel. They wait there for ${time(request.n.kernel)}, until the loop reads the socket.${why}`, (at) => { at.loop = held || null; }, { stack: held ? held.stack : 0, phase: "kernel" });
     }
     if (ph.head !== null) add(ph.head, 1, `The loop has read and parsed the head: ${title(request)}.` + (ph.first !== null && ph.head > ph.first ? ` That took ${time(ph.head - ph.first)}.` : ""), (at) => { at.loop = null; });
     for (const task of request.tasks) {
@@ -1065,7 +1070,7 @@
         const late = poll.s - poll.ready;
         if (late > 5e5 && index) {
           const held = others(request.lane, request.at + poll.ready, request.at + poll.s, request.index).sort((a, b) => b.e - b.s - (a.e - a.s))[0];
-          if (held) add(Math.max(poll.ready + 1, held.s - request.at), 6.4, `${cap(NOW(task))} could run now, but the loop is inside ${held.request >= 0 ? title(REQUESTS[held.request]) : "another task"}` + (place(held.stack) ? ` (${short(place(held.stack))})` : "") + `. It stays in the ready queue for ${time(late)}: scheduling delay.`, (at) => { at.loop = held; }, { task, stack: held.stack, foreign: true });
+          if (held) add(Math.max(poll.ready + 1, held.s - request.at), 6.4, `${cap(NOW(task))} could run now, but the loop is inside ${called(held)}` + (place(held.stack) ? ` (${short(place(held.stack))})` : "") + `. It stays in the ready queue for ${time(late)}: scheduling delay.`, (at) => { at.loop = held; }, { task, stack: held.stack, foreign: true });
           // from when it holds the loop: until then the loop may have run another task of this request
         }
         const again = index ? `again, from where it stopped` : direct && root ? `at once, inside the read: its first step` : `for the first time`;
@@ -1092,7 +1097,7 @@
       });
       for (const wait of task.awaits) {
         if (wait.ready === null || (waitOf(wait.stack) === "yield" && wait.ready - wait.s < 2e4)) continue;
-        const who = wakerText(request, wait), late = wait.late > 1e6 ? ` (others held the loop for up to ${time(wait.late)} of its ${time(wait.ready - wait.s)}.)` : "";
+        const who = wakerText(request, wait), late = wait.late > 1e6 ? ` Others held the loop for ${wait.exact ? "" : "up to "}${time(wait.late)} of the ${time(wait.ready - wait.s)} that it was parked.` : "";
         add(wait.ready, 4, wait.waker === "cancel" ? `${cap(NOW(task))} is cancelled: it is woken to be told so.` : `Wake: ${who} completes the future. Its done-callback, the waker, calls call_soon: ${NOW(task)} is in the ready queue.${late}`, (at) => { if (at.tasks.get(task.id) !== "running") at.tasks.set(task.id, "ready"); at.why.delete(task.id); }, { task, stack: wait.stack, waker: wait });
       }
     }
@@ -1101,6 +1106,14 @@
       if (s - submitted > 2e5) add(submitted, 7, `${what} is handed to the threads, and waits ${time(s - submitted)} for a free one.`, (at) => { at.threads.set(name, "waits"); });
       add(s, 7, `${what} runs in ${name}` + (e !== null ? ` for ${time(e - s)}` : "") + `. The loop is not held.`, (at) => { at.threads.set(name, "runs"); });
       if (e !== null) add(e, 3.5, `${name} is done, and wakes the loop (call_soon_threadsafe).`, (at) => { at.threads.delete(name); });
+    }
+    for (const [due, late, number] of request.timers) {
+      const task = request.tasks.find((one) => one.id === number);
+      if (!task || late < LATE) continue;
+      const held = others(request.lane, request.at + due, request.at + due + late, request.index).sort((a, b) => b.e - b.s - (a.e - a.s))[0];
+      const where = held && place(held.stack);
+      const why = held ? ` The loop is inside ${called(held)}${where ? ` (${short(where)})` : ""}: nobody looks.` : "";
+      add(due, 6.3, `The timer that ${NOW(task)} is parked on is due.${why} It fires ${time(late)} late.`, (at) => { at.loop = held || null; }, { task, stack: held ? held.stack : 0, foreign: !!held });
     }
     for (const pause of lane.gc) {
       if (pause.s >= request.at && pause.s <= request.at + request.until) add(pause.s - request.at, 8, `The garbage collector stops everything for ${time(pause.e - pause.s)}.`);
@@ -1204,8 +1217,8 @@
       token(`${request.index}/${task.id}`, `${taskName(task)} ${task.id}`, note, where, now.task === task ? "fresh" : "");
     }
     if (at.loop && now.t < at.loop.e - request.at) {
-      const other = REQUESTS[at.loop.request], spot = place(at.loop.stack);
-      token(`loop/${at.loop.request}`, other ? title(other) : "another task", spot ? short(spot) : "", "running", "foreign");
+      const spot = place(at.loop.stack);
+      token(`loop/${called(at.loop)}`, called(at.loop), spot ? short(spot) : "", "running", "foreign");
     }
     for (const [name, what] of at.threads) token(`thread/${name}`, name, what === "runs" ? "a thread runs" : "waits for a thread", "parked", "in-thread");
     for (const [where, elements] of Object.entries(places)) $(`box-${where}`).replaceChildren(...elements);

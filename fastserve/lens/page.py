@@ -100,7 +100,7 @@ class _Data:
         self.findings = findings
         self.with_source = with_source
         self.strip_paths = strip_paths
-        self.files, self.names, self.frames = _Numbers(), _Numbers(), _Numbers()
+        self.files, self.names, self.frames, self.neighbours = _Numbers(), _Numbers(), _Numbers(), _Numbers()
         self.lines: dict[str, set[int]] = {}  # of the user's own files: what is looked at
         self.stacks: list[dict[str, Any] | None] = [None]
         self.known: dict[Stack, int] = {}
@@ -137,6 +137,7 @@ class _Data:
         found["frames"] = list(self.frames.numbers)
         found["files"] = [self.file(file) for file in self.files.numbers]
         found["names"] = list(self.names.numbers)
+        found["neighbours"] = list(self.neighbours.numbers)
         found["source"] = self.source()
         return found
 
@@ -224,6 +225,7 @@ class _Data:
                 WAKERS.index(wait.waker_kind),
                 wait.waker_task,
                 wait.late,
+                int(wait.exact),
             ]
             for wait in task.awaits
         ]
@@ -235,7 +237,7 @@ class _Data:
     def lane(self, lane: Lane) -> dict[str, Any]:
         zero = self.zero
         others = [
-            [start - zero, end - zero, task]
+            [start - zero, end - zero, task, self.called(request), self.stack(self.held.get((task, start)))]
             for start, end, request, task in lane.polls
             if request not in self.numbers or not self.model.by_id[request].tasks.get(task)
         ]
@@ -250,6 +252,11 @@ class _Data:
             ],
             "gc": [[pause.start - zero, pause.end - zero, pause.generation, pause.collected] for pause in lane.gc],
         }
+
+    def called(self, request: str) -> int:
+        """A request that was recorded, and is not among those that are shown: the number of its name, from 1; 0: none."""
+        found = self.model.by_id.get(request)
+        return 0 if found is None else 1 + self.neighbours.of(f"{found.name} ({found.id})")
 
     # ------------------------------------------------------------------------------------------- findings and stacks
 

@@ -147,9 +147,11 @@ class WorkerRecording:
         running = figures["running"]
         live = []
         for flight in flights:
-            number = flight["state"]
-            state = STATES[number] if 0 <= number < len(STATES) else "unknown"
-            since = flight["state_since_ns"]
+            number, since = flight["state"], flight["state_since_ns"]
+            traced = (
+                flight["request"] != 0 and since >= flight["since_ns"]
+            )  # else it is of who was in that place before
+            state = STATES[number] if traced and 0 <= number < len(STATES) else "unknown"
             if flight["index"] == running:
                 state, since = (
                     "running",
@@ -164,7 +166,7 @@ class WorkerRecording:
                     flight["since_ns"],
                     state,
                     since if state != "unknown" else 0,
-                    stacks.get(flight["stack"]),
+                    stacks.get(flight["stack"]) if traced else None,
                 )
             )
         live.sort(key=lambda entry: entry.since_ns)

@@ -87,8 +87,10 @@ class Case:
         request = self.model.by_id.get(hold.request)
         return request.route_name if request is not None else ""
 
-    def name(self, route: str) -> str:
-        return route or "code outside any recorded request"
+    def name(self, route: str, holds: Sequence[Hold]) -> str:
+        """What to call who held the loop, where no request is recorded as well: the board knows what was in hand."""
+        worst = max(holds, key=lambda hold: hold.length)
+        return route or worst.what or "code outside any recorded request"
 
     def line(self, stack: Stack | None) -> str:
         return source_line(stack, self.model.recording)
@@ -201,7 +203,7 @@ def _blocking(case: Case, code: str, holds: list[Hold], route: str, text: str, *
         average = sum(victims.values()) // len(victims)
         some = "another request" if len(victims) == 1 else f"{len(victims)} other requests"
         text += f"; {some} waited {duration(average)}" + (" on average" if len(victims) > 1 else "")
-    found = group.finding(code, text, route, **more)
+    found = group.finding(code, text, route or max(holds, key=lambda hold: hold.length).what, **more)
     found.total_ns += sum(victims.values())
     return found
 
@@ -218,7 +220,7 @@ def blocked_loop(case: Case) -> Iterator[Finding]:
             continue
         verb = "holds" if any(_is_now(case, hold) for hold in holds) else "held"
         yield _blocking(
-            case, "FS001", holds, route, f"{case.name(route)} {verb} the loop {_how_long(holds)} {where}".strip()
+            case, "FS001", holds, route, f"{case.name(route, holds)} {verb} the loop {_how_long(holds)} {where}".strip()
         )
 
 
@@ -235,6 +237,8 @@ def late_wake(case: Case) -> Iterator[Finding]:
                 if poll.delay < case.late:
                     continue
                 wait = waits.get(poll.ready)
+                if wait is not None and wait.interrupted:
+                    continue
                 stack = wait.stack if wait is not None else None
                 group = groups[one.route_name, place(stack)]
                 group.add(poll.delay, one.id, stack)
@@ -309,9 +313,8 @@ def sync_io(case: Case) -> Iterator[Finding]:
             calls[key] = call.what, call.instead
     for (route, where), holds in found.items():
         what, instead = calls[route, where]
-        text = (
-            f"{case.name(route)} called {what} {where} on the event loop, which it held {_how_long(holds).rstrip(',')}"
-        )
+        long = _how_long(holds).rstrip(",")
+        text = f"{case.name(route, holds)} called {what} {where} on the event loop, which it held {long}"
         yield _blocking(case, "FS005", holds, route, text, fix=f"use {instead} instead of {what}")
 
 
@@ -321,7 +324,9 @@ def import_in_handler(case: Case) -> Iterator[Finding]:
         if imports(hold.stack):
             found[case.route(hold), _where_held(hold)[0]].append(hold)
     for (route, where), holds in found.items():
-        text = f"{case.name(route)} imported a module {where}, which held the loop {_how_long(holds).rstrip(',')}"
+        text = (
+            f"{case.name(route, holds)} imported a module {where}, which held the loop {_how_long(holds).rstrip(',')}"
+        )
         yield _blocking(case, "FS006", holds, route, text)
 
 
@@ -379,36 +384,42 @@ def _over(task: TaskTrace, moment: int) -> Iterator[Await]:
 
 
 def lock_convoy(case: Case) -> Iterator[Finding]:
-    found: dict[tuple[int, str], list[tuple[RequestTrace, Await]]] = defaultdict(list)
+    found: dict[str, list[tuple[RequestTrace, Await]]] = defaultdict(list)
     for one in case.model.requests:
         for task in one.tasks.values():
             for wait in task.awaits:
                 end = wait.ready if wait.ready is not None else one.until
                 if wait.wait == Wait.LOCK and end - wait.start >= PART_NS:
-                    found[one.seat, place(wait.stack)].append((one, wait))
+                    found[place(wait.stack)].append((one, wait))
     for waits in found.values():
         group = _Group()
-        edges: list[tuple[int, int]] = []
+        edges: dict[int, list[tuple[int, int]]] = defaultdict(list)  # each worker has a lock of its own
         holders: Counter[str] = Counter()
         for one, wait in waits:
             end = wait.ready if wait.ready is not None else one.until
             group.add(end - wait.start, one.id, wait.stack)
-            edges += ((wait.start, 1), (end, -1))
+            edges[one.seat] += ((wait.start, 1), (end, -1))
             if inside := _inside_lock(case, one, wait):
                 holders[inside] += 1
-        most = now = 0
-        for _, change in sorted(edges):
-            now += change
-            most = max(most, now)
+        most = max(map(_at_once, edges.values()))
         if len(waits) < OFTEN or most < OFTEN or group.total < 50 * MS:
             continue
         at = spot(group.frame)
-        text = f"{count(len(group.requests), 'request')} queued for the lock at {at}, {most} at a time, "
+        text = f"{count(len(group.requests), 'request')} queued for the lock at {at}, up to {most} at a time, "
         text += f"{duration(group.average)} on average"
         if holders:
             text += f"; who has it waits for {holders.most_common(1)[0][0]} meanwhile"
         routes = Counter(one.route_name for one, _ in waits)
         yield group.finding("FS009", text, routes.most_common(1)[0][0])
+
+
+def _at_once(edges: Iterable[tuple[int, int]]) -> int:
+    """How many lasted at the same time, at most. `edges`: (when, 1 or -1)."""
+    most = now = 0
+    for _, change in sorted(edges):
+        now += change
+        most = max(most, now)
+    return most
 
 
 def _inside_lock(case: Case, waiting: RequestTrace, wait: Await) -> str:
@@ -494,8 +505,9 @@ def self_wake(case: Case) -> Iterator[Finding]:
     groups = _groups()
     for one in case.model.requests:
         for task in one.tasks.values():
-            own = [wait for wait in task.awaits if wait.waker_kind == "self" or wait.wait == Wait.YIELD]
-            if len(own) < SELF_WAKES or 2 * len(own) < len(task.awaits):
+            waits = [wait for wait in task.awaits if not wait.interrupted]
+            own = [wait for wait in waits if wait.waker_kind == "self" or wait.wait == Wait.YIELD]
+            if len(own) < SELF_WAKES or 2 * len(own) < len(waits):
                 continue
             stack, number = Counter(wait.stack for wait in own).most_common(1)[0]
             spent = task.busy + task.scheduled

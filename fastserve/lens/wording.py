@@ -139,7 +139,7 @@ class Tasks:
 def who(hold: Hold, requests: dict[str, RequestTrace]) -> str:
     """ "GET /report at reports.py:88 (render)": what the loop was in."""
     request = requests.get(hold.request)
-    name = f"{request.name} ({request.id})" if request is not None else "code outside any recorded request"
+    name = f"{request.name} ({request.id})" if request is not None else hold.what or "code outside any recorded request"
     if hold.gc > hold.length // 2:
         return f"a collection of garbage during {name}"
     if at := spot(hold.stack):

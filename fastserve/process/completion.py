@@ -10,6 +10,7 @@ Applications are looked for by their text: a file of Python in this folder or tw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -93,6 +94,11 @@ def _words_of(command: Command) -> tuple[str, ...]:
     return tuple(command.takes.split("|")) if "|" in command.takes else ()
 
 
+def _names_files(command: Command) -> bool:
+    """May a file follow: FILE itself, or TARGET, which is a process, an address or a recording?"""
+    return re.search(r"\b(FILE|TARGET)\b", command.takes) is not None
+
+
 # --------------------------------------------------------------------------------------------------------- bash
 
 BASH = """\
@@ -102,7 +108,7 @@ _fastserve_apps() {
 }
 _fastserve() {
     # What stands before the cursor, split at blanks: bash itself splits at = and : as well.
-    local line=${COMP_LINE:0:COMP_POINT} IFS=$' \\t\\n' cut='' options apps='' words
+    local line=${COMP_LINE:0:COMP_POINT} IFS=$' \\t\\n' cut='' options apps='' files='' words
     local -a typed
     read -ra typed <<< "$line"
     [[ $line == *[[:space:]] ]] && typed+=('')
@@ -127,6 +133,11 @@ _fastserve() {
     if [[ $word == -* ]]; then
         IFS=$' \\n'
         COMPREPLY=($(compgen -W "$options" -- "$word"))
+        return
+    fi
+    if [[ -n $files ]]; then
+        compopt -o filenames 2> /dev/null
+        COMPREPLY=($(compgen -f -- "$word"))
         return
     fi
     [[ -n $apps ]] && words+=" "$(_fastserve_apps)
@@ -165,7 +176,8 @@ def bash(commands: Mapping[str, Command]) -> str:
             more = f"options+=' {own}' " if own else ""
             of_commands.append(f"        {name}) {more}apps=yes ;;")
         else:
-            of_commands.append(f"        {name}) options='{own}' words='{' '.join(_words_of(command))}' ;;")
+            files = " files=yes" if _names_files(command) else ""
+            of_commands.append(f"        {name}) options='{own}' words='{' '.join(_words_of(command))}'{files} ;;")
     return _filled(
         BASH,
         VALUES="\n".join(cases),
@@ -228,7 +240,10 @@ def zsh(commands: Mapping[str, Command]) -> str:
         if command.serves:
             rest = f"$options {own} '1:application:_fastserve_apps'"
         else:
-            rest = f"{own} '1:word:({' '.join(words)})'" if words else own or "'*: :'"
+            after = (
+                f"'1:word:({' '.join(words)})'" if words else "'*:file:_files'" if _names_files(command) else "'*: :'"
+            )
+            rest = f"{own} {after}".lstrip()
         of_commands.append(f"        {name}) shift words; (( CURRENT-- )); _arguments {rest} ;;")
     return _filled(
         ZSH,
@@ -286,6 +301,8 @@ def fish(commands: Mapping[str, Command]) -> str:
         of_commands += [_fish_flag(flag, condition) for flag in _of_command(command)]
         if words := _words_of(command):
             of_commands.append(f"complete -c fastserve -n {_quoted(condition)} -a {_quoted(' '.join(words))}")
+        elif _names_files(command):
+            of_commands.append(f"complete -c fastserve -n {_quoted(condition)} -F")
     return _filled(
         FISH,
         NAMES="\n".join(

@@ -414,6 +414,9 @@ class Config:
         "what is recorded of requests: off, ready, stalls, sample:N (1 in N), slow:200ms, full",
         metavar="MODE",
     )
+    server_timing: bool = _option(
+        False, "output", "flag", "tell clients of this machine where a recorded request waited (Server-Timing)"
+    )
     log_level: str = _option(
         "info",
         "output",

@@ -26,7 +26,17 @@ from typing import Any
 
 from fastserve.errors import LensError
 
-__all__ = ["Registration", "directories", "figures", "find", "flights", "prepare", "registrations", "write_fsx"]
+__all__ = [
+    "Registration",
+    "candidates",
+    "directories",
+    "figures",
+    "find",
+    "flights",
+    "prepare",
+    "registrations",
+    "write_fsx",
+]
 
 FORMAT = 1  # of the files
 FILE_MAX = 1 << 20
@@ -41,26 +51,35 @@ SHARED = "/tmp"  # where a directory of our own is made if the system provides n
 def directories() -> list[Path]:
     """Where servers of this user may be found, the preferred place first. None of them need exist.
 
-    A server that systemd or a container starts often has another environment than the shell that asks for it.
+    A server that systemd or a container starts often has another environment than the shell that asks for it. Root may
+    look at everybody's.
     """
-    uid = os.geteuid()
-    found = []
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime):
-        found.append(Path(runtime) / "fastserve")
-    found.append(Path("/run/fastserve") if uid == 0 else Path(f"/run/user/{uid}/fastserve"))
-    found.append(Path(SHARED) / f"fastserve-{uid}")
-    if uid == 0:  # root may look at everybody's
+    found = [*candidates(), *sorted(Path("/run").glob("*/fastserve"))]
+    if os.geteuid() == 0:
         found += [*Path("/run/user").glob("*/fastserve"), *Path(SHARED).glob("fastserve-*")]
     return list(dict.fromkeys(found))
 
 
+def candidates() -> list[Path]:
+    """Where a server of this user may write, the preferred place first."""
+    uid, found = os.geteuid(), []
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):  # of a unit of systemd that asks for one; of a session
+        place = os.environ.get(name, "").partition(":")[0]
+        if os.path.isabs(place):
+            found.append(Path(place) / "fastserve")
+    found.append(Path("/run/fastserve") if uid == 0 else Path(f"/run/user/{uid}/fastserve"))
+    found.append(Path(SHARED) / f"fastserve-{uid}")
+    return found
+
+
 def prepare() -> Path:
-    """The directory that a server writes to, made if need be: 0700, ours, no symbolic link. OSError if there is none."""
+    """The directory that a server writes to, made if need be: 0700, ours, no symbolic link. OSError if there is none.
+
+    One that is there already and open to others was made for something else, and is left as it is.
+    """
     uid = os.geteuid()
-    candidates = directories()[:3]
     reason = OSError(0, "no directory can be used")
-    for place in candidates:
+    for place in candidates():
         if not place.parent.is_dir():
             continue
         try:
@@ -70,7 +89,7 @@ def prepare() -> Path:
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
                 raise PermissionError(0, f"{str(place)!r} is somebody else's")
             if stat.S_IMODE(status.st_mode) != 0o700:
-                os.chmod(place, 0o700)
+                raise PermissionError(0, f"{str(place)!r} is not closed to others (mode 700)")
             return place
         except OSError as error:
             reason = error
@@ -236,7 +255,7 @@ def find(target: str | int | None = None) -> Registration:
             return found[0]
         if not found:
             raise LensError(
-                f"no server of fastserve runs here as this user (looked in {', '.join(map(str, directories()[:3]))})"
+                f"no server of fastserve runs here as this user (looked in {', '.join(map(str, candidates()))})"
             )
         raise LensError(f"{len(found)} servers run here; say which: {_listed(found)}")
     matching = [one for one in found if one.name == target]

@@ -292,6 +292,7 @@ class Server:
         if self._area is not None and board is not None:
             self._area.start(self._slot, os.getpid(), board[self._seat].generation)
             self._recorder = Recorder(self._area, asyncio.get_running_loop())
+            self._recorder.server_timing = self.config.server_timing
             await self._recorder.probe()
 
     def follow_lens(self) -> None:

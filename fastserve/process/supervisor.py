@@ -929,18 +929,18 @@ class Supervisor:
                 logger.error("%s", child.failure.details.rstrip())
         elif child.talk.words and slot.deaths == 1:
             logger.error("%s", "\n".join(child.talk.words))
-        if child.was_ready:
-            self._tell_last(child, cause)
         again = f"another in {wait:.1f} s (death {slot.deaths} in a row)" if wait else "starting another"
         logger.error("%s %s; %s", child, cause, again)
+        if child.was_ready:
+            self._tell_last(child, cause)
 
     def _tell_last(self, child: Child, cause: str) -> None:
         """What it was doing."""
         box = BlackBox(self._shared, child.seat)
-        logger.error("%s %s; what it was doing:\n%s", child, cause, box)
+        logger.error("%s was doing this:\n%s", child, box)
         try:
             if path := box.save(self._shared, f"{child} {cause}"):
-                logger.error("kept in %s; fastserve blackbox tells more", path)
+                logger.error("it is kept in %s; fastserve blackbox tells more", path)
         except OSError as error:
             logger.warning("what it was doing could not be kept in a file: %s", error)
 

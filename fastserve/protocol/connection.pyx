@@ -25,7 +25,7 @@ from fastserve.protocol.core cimport (
     fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_limit_body, fs_conn_next, fs_conn_receive,
     fs_conn_refuse, fs_conn_word, fs_error, fs_error_info, fs_out, fs_proxy, fs_proxy_parse, fs_request_head, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
 )
-from fastserve.protocol.forwarded cimport Trust, proxied_address
+from fastserve.protocol.forwarded cimport Forwarded, Trust, proxied_address
 from fastserve.protocol.request cimport RequestBody
 from fastserve.protocol.service cimport (
     BODY_DEADLINE, HEADER_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, PARTING_DEADLINE, REQUEST_DEADLINE, RETIRE_DEADLINE,
@@ -640,6 +640,8 @@ cdef class Connection(Channel):
             exchange.trace.flight = &self.service.seat.flights[exchange.flight]
             exchange.trace.flight.request = exchange.trace.request
             exchange.trace.flight.state = 0
+        if exchange.trace is not None and exchange.trace.tells:
+            exchange.trace.tells = _is_here(exchange)
         return 0
 
     cdef Trace _tracing(self):
@@ -1212,6 +1214,17 @@ cdef class Connection(Channel):
         seat.in_state[self._state] -= 1
         seat.in_state[state] += 1
         self._state = state
+
+
+cdef bint _is_here(Exchange exchange) except -1:
+    # Is its client on this machine? Others are told nothing of where it waits. Of a proxy's clients only those that it names are
+    # known; the peer of a Unix socket is a proxy.
+    cdef Forwarded said = exchange.forwarded()
+    peer = exchange.channel.info("peername") if said is None else said.client
+    if type(peer) is not tuple:
+        return False
+    host = peer[0]
+    return isinstance(host, str) and (host == "::1" or host.startswith(("127.", "::ffff:127.")))
 
 
 cdef void _tell(Observer observer, Exchange exchange) noexcept:

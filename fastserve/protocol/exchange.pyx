@@ -23,7 +23,7 @@ from fastserve.protocol.core cimport (
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal, fs_trailer_allowed,
 )
 from fastserve.protocol.forwarded cimport forwarded_of, said_id
-from fastserve.protocol.lens cimport CLIENT_LEFT, WAS_CUT
+from fastserve.protocol.lens cimport CLIENT_LEFT, WAS_CUT, Trace
 from fastserve.protocol.request cimport new_id
 from fastserve.protocol.timers cimport precise_now
 from fastserve.protocol.wire cimport FilePiece, OpenFile
@@ -34,7 +34,7 @@ fs_scan_choose(os.environ.get("FASTSERVE_SIMD", "").encode())
 
 cdef enum:
     COPY_MAX = 16384   # a body up to this size is copied behind its head; a larger one is handed over as it is
-    HEAD_ROOM = 512    # status line, Date, Server, framing, Connection: all that is not the application's
+    HEAD_ROOM = 768    # status line, Date, Server, framing, Connection, Server-Timing: all that is not the application's
     KEEP_MAX = 16384   # a head is kept by keeping the read it came in, unless that is this much larger than the head
 
 # RFC 9110 sections 6.5.1 and 10.2: control data of a response that has no number in the core's table.
@@ -47,6 +47,15 @@ cdef list _with_defaults(object headers, list defaults):
     cdef set names = {bytes(name).lower() for name, _ in fields if isinstance(name, (bytes, bytearray, memoryview))}
     fields += [field for field in defaults if field[0] not in names]
     return fields
+
+
+cdef int write_timing(Trace trace, fs_out *out) except -1:
+    # Server-Timing (W3C): where it has waited so far.
+    cdef bytes value = trace.timing()
+    if value is not None and PyBytes_GET_SIZE(value) + 32 < <Py_ssize_t>(out.cap - out.len):
+        fs_response_field(out, <const uint8_t *>b"server-timing", 13, <const uint8_t *>PyBytes_AS_STRING(value),
+                          PyBytes_GET_SIZE(value))
+    return 0
 
 
 cdef class Call:
@@ -272,6 +281,8 @@ cdef class Exchange:
             fs_response_raw(out, <const char *>b"connection: close\r\n", 19)
         elif self.plan.say_keep_alive:
             fs_response_raw(out, <const char *>b"connection: keep-alive\r\n", 24)
+        if self.trace is not None and self.trace.tells:
+            write_timing(self.trace, out)
         fs_response_raw(out, <const char *>b"\r\n", 2)
         return 0
 
@@ -540,7 +551,8 @@ cdef class Exchange:
         if error != FS_E_NONE:
             raise LocalProtocolError((<bytes>fs_error_info(<fs_error>error).text).decode() + f": {status}")
         out = self.channel.out(HEAD_ROOM + PyBytes_GET_SIZE(content_type) + (length if length <= COPY_MAX else 0))
-        if self.plan.frame == FS_FRAME_LENGTH and not self.plan.close and not self.plan.say_keep_alive:
+        if self.plan.frame == FS_FRAME_LENGTH and not self.plan.close and not self.plan.say_keep_alive \
+                and (self.trace is None or not self.trace.tells):
             head = self.channel.simple_head(status, content_type, &head_length)
         if head != NULL:
             fs_response_raw(out, head, head_length)

@@ -55,6 +55,7 @@ cdef class Trace:
     cdef Flight *flight                      # its entry on the board, as long as it is in flight; or NULL
     cdef unsigned flags                      # WAS_CUT ...
     cdef unsigned outcome                    # of the handler's last coroutine: RETURNED, RAISED or CANCELLED
+    cdef bint tells                          # the client may be told where its request has waited (Server-Timing)
     # --- the connection ---
     cdef void body(self, size_t length, bint last) noexcept
     cdef void received(self, int64_t since, int64_t now) noexcept       # the handler had waited for bytes of the body
@@ -72,6 +73,7 @@ cdef class Trace:
     # --- threads: told in the thread, when it has run ---
     cdef void ran(self, int64_t submitted, int64_t began, unsigned whose) noexcept
     cdef void mark(self, str text) noexcept
+    cdef bytes timing(self)                                             # where it has waited so far: the field's value, or None
 
 
 cdef class Lens:

@@ -61,6 +61,9 @@ cdef class Trace:
     cdef void mark(self, str text) noexcept:
         pass
 
+    cdef bytes timing(self):
+        return None
+
 
 cdef class Lens:
     """Who decides which requests are traced."""

@@ -26,6 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """A command line of ours, in an empty folder, where no server runs: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastserve.process.lensfile.directories", lambda: [tmp_path / "run"])
+    monkeypatch.setattr("fastserve.process.lensfile.candidates", lambda: [tmp_path / "run"])
 
     def typed(*words: str) -> tuple[int, str, str]:
         code = cli.main([*words])
@@ -59,7 +60,7 @@ def empty(tmp_path: Path) -> str:
 def test_every_command_has_a_help_of_its_own(run: Run, name: str) -> None:
     code, out, err = run(name, "--help")
     assert code == 0 and err == ""
-    assert out.startswith(f"Usage: fastserve {name} ")
+    assert out.startswith(f"Usage: fastserve {name}")
     assert all(flag.split(", ")[-1] in out for flag, _, _ in cli.COMMANDS[name].flags)
     assert all(len(row) <= 124 for row in out.splitlines())
 

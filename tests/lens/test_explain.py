@@ -92,6 +92,20 @@ def gather() -> tuple[Model, str]:
     return story.model(), told.id
 
 
+def eager() -> tuple[Model, str]:
+    """An eager child takes its first step within its parent's slice."""
+    story = Story()
+    told = story.request("GET /eager", at=0, name="show")
+    child = told.child(1, "fetch")
+    told.event(Kind.TASK_POLL, 0, 1, task=told.task, a=ns(0), flags=1)
+    told.event(Kind.TASK_AWAIT, 1, 1, task=told.task, a=6 << 32)
+    told.poll(1, 3, "app.py:30 fetch", Wait.TIMER, task=child)
+    told.poll(3, 4, "app.py:19 show", Wait.CHILDREN, ready=1)
+    told.poll(30, 31, ready=30, by="timer", task=child)
+    told.poll(31.1, 32, ready=31, by="task", by_task=child).head(32).ends(32.1)
+    return story.model(), told.id
+
+
 def thread() -> tuple[Model, str]:
     """A WSGI application in a full pool."""
     story = Story()
@@ -154,6 +168,7 @@ STORIES: list[Callable[[], tuple[Model, str]]] = [
     sleeper,
     timer,
     gather,
+    eager,
     thread,
     rows,
     flying,
@@ -276,3 +291,27 @@ def test_every_number_of_a_step_belongs_to_somebody() -> None:
         numbers = {int(number) for number, ms in shown if float(ms)}
         belongs = " ".join(told.partition("Belongs ")[2].split())
         assert numbers <= {int(found) for found in re.findall(r"\b\d+\b(?=[,:; ])", belongs)}, story.__name__
+
+
+def test_a_child_that_came_late_is_the_neighbours_not_the_resources() -> None:
+    """Its parent waits for children: what the loop cost the last of them is not a resource's, however deep it lies."""
+    story = Story()
+    report = story.request("GET /report", at=20)
+    told = story.request("GET /items/7", at=0, name="show").poll(0, 1, "app.py:19 show", Wait.CHILDREN)
+    child = told.child(0.5, "price")
+    told.poll(1, 2, "app.py:30 price", Wait.CHILDREN, task=child, ready=0.5)
+    inner = told.child(1.5, "ask", parent=child)
+    told.poll(2, 2.1, "app.py:40 ask", Wait.TIMER, task=inner, ready=1.5)
+    quick = told.child(0.6, "stock")
+    told.poll(2.2, 2.3, "app.py:50 stock", Wait.TIMER, task=quick, ready=0.6).poll(10, 10.1, task=quick, by="timer")
+    report.poll(20, 420).ends(420.1)
+    story.stall(20, 420, "reports.py:88 render", of=report)
+    told.poll(420.2, 420.3, task=inner, ready=420.15, by="timer")
+    told.poll(420.5, 420.6, task=child, ready=420.4, by="task", by_task=inner)
+    told.poll(420.8, 421, ready=420.7, by="task", by_task=child).ends(422)
+    model = story.model()
+    (wait,) = [step for step in steps(model, model.by_id[told.id]) if step.word == "WAIT"]
+    assert 399e6 < wait.late < 402e6 and not wait.exact
+    assert f"task {inner} could not go on" in wait.details[-1] and "reports.py:88 (render)" in wait.details[-1]
+    text = " ".join(explain(model, told.id).split())
+    assert re.search(r"your neighbours: .*part of 3 \(.* at most 400 ms more\)", text), text

@@ -49,12 +49,12 @@ from lens.programs import (
     wakes_itself,
     works_quickly,
 )
-from lens.stories import Story
+from lens.stories import Story, ns
 
 from fastserve.errors import ConfigError
 from fastserve.lens.findings import CATALOGUE, RULES, Finding, find, parse_ignored
 from fastserve.lens.model import build
-from fastserve.lens.recording import Wait
+from fastserve.lens.recording import Kind, Wait
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -171,7 +171,7 @@ def test_sentences_have_the_numbers_and_whoever_paid(shop: str) -> None:
         ),
         (
             queues_for_a_lock,
-            "4 requests queued for the lock at cache.py:30 (get), 4 at a time, 108 ms on average; who "
+            "4 requests queued for the lock at cache.py:30 (get), up to 4 at a time, 108 ms on average; who "
             "has it waits for another service at cache.py:33 meanwhile",
         ),
         (
@@ -196,6 +196,17 @@ def test_what_a_finding_says(program: Program, text: str, shop: str) -> None:
     assert text in [one.text for one in told_by(program, shop)]
 
 
+def test_without_recorded_requests_the_board_says_what_was_in_hand(shop: str) -> None:
+    story = Story(mode="stalls")
+    lens = story.workers[0]
+    stack = lens.stack(("/home/me/shop/reports.py", 88, "render"))
+    called = lens.text("GET /report")
+    lens.event(Kind.STALL, ns(0), 340_000_000, b=stack, a=called << 32 | 3)
+    (found,) = find(story.model(now=500))
+    assert found.text == "GET /report held the loop 340 ms at reports.py:88 (render)" and found.route == "GET /report"
+    assert not find(story.model(), ignored=parse_ignored(["FS001:/report"]))
+
+
 def test_what_replaces_a_blocking_call_is_told(shop: str) -> None:
     def fix(program: Program) -> str:
         return next(one.fix for one in told_by(program, shop) if one.code == "FS005")
@@ -217,6 +228,26 @@ def test_the_worst_comes_first_and_hints_come_last(shop: str) -> None:
         story.stall(9000, 9120, "reports.py:88 render", of=told)
 
     assert [one.code for one in told_by(program, shop)] == ["FS001", "FS015"]
+
+
+def test_what_makes_others_wait_weighs_more(shop: str) -> None:
+    def program(story: Story) -> None:
+        waits_for_a_pool(story, 40, 10)  # 400 ms in all
+        told = story.request("GET /report", at=9000).poll(9000, 9200).ends(9201)
+        story.stall(9000, 9200, "reports.py:88 render", of=told)
+
+    assert [one.code for one in told_by(program, shop)] == ["FS001", "FS007"]
+
+
+def test_one_lock_in_each_worker_is_one_finding(shop: str) -> None:
+    story = Story(workers=2)
+    for worker in (0, 1):
+        told = [story.request("GET /cached", at=at, route="/cached", worker=worker) for at in range(5)]
+        for at, one in enumerate(told):
+            one.poll(at, at + 0.1, "cache.py:30 get", Wait.LOCK)
+            one.poll(40 * at + 40, 40 * at + 41, ready=40 * at + 40, by="task").ends(40 * at + 42)
+    (found,) = [one for one in find(story.model()) if one.code == "FS009"]
+    assert found.text.startswith("10 requests queued for the lock at cache.py:30 (get), up to 5 at a time")
 
 
 def test_development_has_shorter_thresholds(shop: str) -> None:

@@ -10,6 +10,7 @@ from lens.stories import BASE, LIBRARY, Story, line, ns
 
 from fastserve.lens.model import Model, RequestTrace, build, place, shown_frame, user_frame
 from fastserve.lens.recording import Builder, Frame, Kind, Stack, Wait
+from fastserve.lens.wording import who
 
 MS = 1_000_000
 
@@ -281,6 +282,20 @@ def test_without_a_watchdog_the_slice_itself_is_named() -> None:
     assert ready.root is not None and ready.root.polls[-1].held_by is not None
     assert ready.root.polls[-1].held_by.request == guilty and ready.root.polls[-1].held_by.stack is None
     assert not model.lanes[0].stalls
+
+
+def test_what_held_the_loop_is_named_where_nothing_is_traced() -> None:
+    """In the mode `stalls`: the watchdog writes the text of what ran, by the board, above the number in flight."""
+    builder = Builder()
+    worker = builder.worker(mode="stalls")
+    where = worker.stack(("/srv/app.py", 88, "render"))
+    about = worker.request_text("GET /report") << 32 | 15
+    worker.event(Kind.STALL, BASE, ns(340), a=about, b=where)
+    model = build(builder.build())
+    (stall,) = model.lanes[0].stalls
+    assert (stall.what, stall.in_flight, stall.request) == ("GET /report", 15, "")
+    (hold,) = model.lanes[0].holds
+    assert who(hold, {}) == "GET /report at app.py:88 (render)"
 
 
 def test_a_stall_of_no_request_is_a_hold_of_its_own() -> None:

@@ -127,7 +127,7 @@ def shop(home: str = "/home/me/shop") -> Story:
     item.poll(140.5, 140.7, task=stock, ready=140.1, by="thread")
     item.poll(150, 150.2, task=price, ready=149.9, by="timer", ends="raised")
     item.event(Kind.MARK, 141, b=item.worker.text("cache miss"))
-    item.event(Kind.TIMER, 149, 149.9, task=price)
+    item.event(Kind.TIMER, 146, 149.9, task=price)
     item.event(Kind.RECEIVE, 8.5, 9.5)
     item.poll(150.6, 151, ready=150.3, by="task", by_task=price).head(150.8, 500).drains(151, 160).ends(
         160, 500, flags=4
@@ -399,6 +399,20 @@ def test_a_slice_tells_where_it_waits_who_woke_it_and_what_the_loop_did_meanwhil
     assert "Seen here while it held the loop" in shown.text("#slice") and shown.text("#slice .main .at") == "shop.py:14"
 
 
+def test_a_neighbour_that_is_not_shown_keeps_its_name(shown: Shown) -> None:
+    """Some of the requests were asked for (--route): who held the loop is told all the same."""
+    model = shop().model(now=200)
+    report = next(one for one in model.requests if one.path == "/report")
+    model.requests = [one for one in model.requests if one.route == "/items"]
+    shown.open(model)
+    assert shown.texts(".row bdi") == ["/items"]
+    assert f"GET /report ({report.id})" in shown.text("#slice .meanwhile")
+    assert "shop.py:14 render" in shown.text("#slice .meanwhile")
+    shown.key("s")
+    assert f"The loop was inside GET /report ({report.id})" in shown.text("#player-says")
+    assert shown.texts("#box-running .token.foreign b") == [f"GET /report ({report.id})"]
+
+
 def test_idle_while_others_hold_the_loop_is_marked_as_at_most(shown: Shown) -> None:
     model = shop().model(now=200)
     holder = next(one for one in model.requests if one.path == "/items/3")
@@ -408,7 +422,9 @@ def test_idle_while_others_hold_the_loop_is_marked_as_at_most(shown: Shown) -> N
     whole = shown.value("document.querySelector('#waterfall .slice.idle .hit').getBBox().width")
     assert 0.8 < wide / whole < 1
     shown.browser.click("#waterfall .slice.idle")
-    assert f"late at most {holder.late / 1e6:.1f} ms".replace(".0 ms", "") in shown.text("#slice").replace(".0 ms", "")
+    assert f"late by at most {holder.late / 1e6:.1f} ms".replace(".0 ms", "") in shown.text("#slice").replace(
+        ".0 ms", ""
+    )
 
 
 def test_zoom_by_mouse_and_keys(shown: Shown) -> None:

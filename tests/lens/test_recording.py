@@ -253,8 +253,9 @@ def test_what_requests_are_called_is_found_in_the_ring_that_turns() -> None:
     assert known == list(range(known[0], 12000)) and 5000 < len(known) < 9000
     assert all(called[number] == names[number] for number in known)
 
-    again = Area.unpack(Area.read(reader(data), len(data)).pack(), 0)
-    assert [WorkerRecording.of(again, figures, []).text(event.b) for event in worker.events[:-1]] == called
+    packed = Area.unpack(Area.read(reader(data), len(data)).pack(), 0)
+    again = WorkerRecording.of(packed, figures, [])
+    assert [again.text(event.b) for event in worker.events[:-1]] == called
 
 
 def test_a_builder_calls_requests_as_the_server_does() -> None:
@@ -417,3 +418,14 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_the_page_of_an_area_has_room_for_its_header() -> None:
     assert max(offset for offset, _ in HEADER.values()) < 512 and EVENT.size == 40 and PAGE == 4096
+
+
+def test_a_place_on_the_board_says_nothing_of_who_was_there_before() -> None:
+    builder = Builder(taken_ns=1000)
+    worker = builder.worker()
+    where = worker.stack(("/app/main.py", 7, "show"))
+    worker.live("GET /new", 900, request=0, state="waiting", state_since_ns=950, stack=where)
+    worker.live("GET /newer", 910, request=3, state="running", state_since_ns=500, stack=where)
+    worker.live("GET /traced", 920, request=4, state="waiting", state_since_ns=930, stack=where)
+    found = [(live.state, live.stack is not None, live.state_since_ns) for live in builder.build().workers[0].live]
+    assert found == [("unknown", False, 0), ("unknown", False, 0), ("waiting", True, 930)]

@@ -199,7 +199,6 @@ class Server:
 
 
 def screen_test(act: Callable[[Any, Any], Any], server: Server | None = None) -> None:
-    pytest.importorskip("textual")
     from fastserve.lens.screen import Screen
 
     async def run() -> None:

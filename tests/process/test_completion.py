@@ -83,6 +83,8 @@ def offered_by_fish(script: str, line: str, cwd: Path) -> set[str]:
 LINES: list[tuple[str, set[str]]] = [
     ("fastserve ", {*cli.COMMANDS, *FOUND}),
     ("fastserve he", {"help", "hello:app"}),
+    ("fastserve to", {"top"}),
+    ("fastserve top --pl", {"--plain"}),
     ("fastserve shop.w", {"shop.web:app", "shop.web:create_app"}),
     ("fastserve check ", FOUND),
     ("fastserve dev shop.a", {"shop.api:app"}),
@@ -123,6 +125,10 @@ def test_files_and_folders_where_they_are_meant(
     script = printed(shell, capsys)
     end = "/" if shell == "fish" else ""  # readline adds it itself
     assert ask(script, "fastserve --config my", folder) == {"my options.toml"}
+    for command in ("trace", "blackbox"):  # a recording, a black box
+        assert ask(script, f"fastserve {command} he", folder) == {"hello.py"}
+    assert ask(script, "fastserve trace -o my", folder) == {"my options.toml"}
+    assert "--with-source" in ask(script, "fastserve trace --", folder)
     assert {"hello.py", f"shop{end}"} <= ask(script, "fastserve --env-file ", folder)
     assert ask(script, "fastserve --app-dir s", folder) == {f"shop{end}", f"script{end}"}
 
@@ -200,6 +206,7 @@ def test_zsh_completes_what_is_typed(folder: Path, capsys: pytest.CaptureFixture
             ("fastserve dev shop.api:app --log-level d\t", "dev shop.api:app --log-level debug"),
             ("fastserve a:b --log-level=d\t", "a:b --log-level=debug"),
             ("fastserve a:b --no-acc\t", "a:b --no-access-log"),
+            ("fastserve doctor hello.\t", "doctor hello.py"),
             ("fastserve a:b -w a\t", "a:b -w auto"),
             ("fastserve a:b --conf\tmy\t", "a:b --config=my options.toml"),
             ("fastserve --app-dir scr\t", "--app-dir script"),

@@ -148,10 +148,10 @@ KNOWN = {  # systemd.unit(5), systemd.socket(5), systemd.service(5), systemd.exe
     "Install": "WantedBy",
     "Socket": "ListenStream ReusePort",
     "Service": "Type NotifyAccess ExecStart ExecReload WatchdogSec TimeoutStopSec Restart RestartSec KillMode"
-    " WorkingDirectory EnvironmentFile User UMask LimitNOFILE CapabilityBoundingSet NoNewPrivileges LockPersonality"
-    " RemoveIPC PrivateTmp PrivateDevices ProtectSystem ProtectHome ProtectProc ProtectClock ProtectHostname"
-    " ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectControlGroups RestrictAddressFamilies"
-    " RestrictNamespaces RestrictRealtime RestrictSUIDSGID SystemCallArchitectures SystemCallFilter"
+    " WorkingDirectory EnvironmentFile User RuntimeDirectory UMask LimitNOFILE CapabilityBoundingSet NoNewPrivileges"
+    " LockPersonality RemoveIPC PrivateTmp PrivateDevices ProtectSystem ProtectHome ProtectProc ProtectClock"
+    " ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectControlGroups"
+    " RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID SystemCallArchitectures SystemCallFilter"
     " SystemCallErrorNumber",
 }
 

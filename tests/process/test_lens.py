@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process.running import HERE, Background, Running, until
+from process.running import FOR_OTHERS, HERE, OTHER, Background, Running, until
 
 from fastserve.errors import LensError
-from fastserve.lens.recording import Recording, running, switch
+from fastserve.lens.recording import Kind, Recording, running, switch
 
 LIMIT = 15.0
 
@@ -33,7 +33,7 @@ def serve(runtime: Path) -> Iterator[Callable[..., Running]]:
     """A server of its own name, which has its files where this test looks for them."""
     started: list[Running] = []
 
-    def start(*arguments: str, **environ: str) -> Running:
+    def start(*arguments: str, command: list[str] | None = None, **environ: str) -> Running:
         name = f"lens-{os.getpid()}-{len(started)}-{time.monotonic_ns()}"
         server = Running(
             "apps:app",
@@ -43,6 +43,7 @@ def serve(runtime: Path) -> Iterator[Callable[..., Running]]:
             name,
             *arguments,
             cwd=HERE,
+            command=command,
             XDG_RUNTIME_DIR=str(runtime.parent),
             **environ,
         )
@@ -89,7 +90,8 @@ def test_a_running_server_is_found_and_read(
     assert recording.pid == server.pid and "apps:app" in recording.argv and recording.source == "live"
     assert len(recording.workers) == workers
     assert sum(worker.seat_figures.served for worker in recording.workers) == 1
-    assert all(worker.alive and worker.mode == "ready" and worker.events == [] for worker in recording.workers)
+    assert all(worker.alive and worker.mode == "ready" for worker in recording.workers)
+    assert {event.kind for worker in recording.workers for event in worker.events} <= {Kind.SWITCH}
     if workers > 1:
         assert sorted(worker.pid for worker in recording.workers) == sorted(server.workers) == sorted(info.pids)
         assert Recording.take(server.workers[1]).pid == server.pid
@@ -146,9 +148,19 @@ def test_a_running_server_is_switched_and_switched_back(
     serve: Callable[..., Running], arguments: tuple[str, ...]
 ) -> None:
     server = serve(*arguments)
-    for mode in ("full", "slow:200ms", "stalls", "ready"):
+
+    def watched(wanted: bool) -> Callable[[], bool]:
+        def found() -> bool:
+            workers = Recording.take(name_of(server)).workers
+            return all((worker.header["heartbeat_every_ns"] > 0) is wanted for worker in workers)
+
+        return found
+
+    assert watched(False)()
+    for mode in ("full", "slow:200ms", "stalls", "ready", "stalls", "ready"):
         switch(name_of(server), mode)
         assert mode_is(server, mode)
+        until(watched(mode != "ready"), f"all workers follow to {mode}, without a request that wakes them", LIMIT)
         assert server.get("/") == "hello"
     with pytest.raises(LensError, match="not a mode of the lens: 'loud'"):
         switch(name_of(server), "loud")
@@ -177,6 +189,31 @@ def test_a_reload_brings_the_mode_of_a_changed_configuration(serve: Callable[...
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded, generation 2")
     assert mode_is(server, "stalls")
+
+
+def test_workers_that_became_somebody_else_are_read_by_who_started_them(serve: Callable[..., Running]) -> None:
+    server = serve("--user", OTHER, "--lens", "stalls", command=FOR_OTHERS)
+    assert server.get("/") == "hello"
+    (worker,) = Recording.take(name_of(server)).workers
+    assert worker.pid in server.workers and worker.seat_figures.served == 1
+    until(lambda: Recording.take(name_of(server)).workers[0].header["heartbeat_ns"], "its loop beats", LIMIT)
+
+
+def test_development_records_everything(serve: Callable[..., Running], tmp_path: Path) -> None:
+    server = serve("--dev", "--reload-dir", str(tmp_path))
+    assert server.get("/") == "hello"
+    (worker,) = Recording.take(name_of(server)).workers
+    assert worker.mode == "full" and worker.pid != server.pid
+    (tmp_path / "changed.py").write_text("1\n")
+    until(lambda: pid_of(server) not in (0, worker.pid), "the successor is found by the same name", LIMIT)
+    assert mode_is(server, "full")
+
+
+def pid_of(server: Running) -> int:
+    try:
+        return Recording.take(name_of(server)).pid
+    except LensError:  # none of the two serves at this moment
+        return 0
 
 
 def test_an_upgrade_gives_the_new_server_a_lens_of_its_own(serve: Callable[..., Running], runtime: Path) -> None:
@@ -211,9 +248,9 @@ def test_what_a_killed_worker_was_doing_is_told_and_kept(serve: Callable[..., Ru
     blocks = Background(server.port, "/block")
     live(server, "GET /block")
     os.kill(pid, signal.SIGKILL)
-    server.wait_for(rf"worker 1 \(pid {pid}\) was killed by SIGKILL; what it was doing:")
+    server.wait_for(rf"worker 1 \(pid {pid}\) was doing this:")
     path = Path(server.wait_for(r"kept in (\S+\.fsx); fastserve blackbox tells more").group(1))
-    at = next(index for index, line in enumerate(server.lines) if "what it was doing:" in line)
+    at = next(index for index, line in enumerate(server.lines) if "was doing this:" in line)
     endless, block = server.lines[at + 1 : at + 3]
     assert re.fullmatch(r"  GET /endless, in flight for \d+\.\d\d s", endless)
     assert re.fullmatch(r"  GET /block, in flight for (\d+\.\d\d) s, running for \d+\.\d\d s", block)
@@ -261,7 +298,7 @@ def test_a_worker_that_dies_idle_is_told_of_too_and_the_newest_boxes_are_kept(
         os.utime(boxes(runtime)[-1])
     (runtime / "mine.fsx").write_bytes(b"a recording of somebody's")
     os.kill(server.workers[0], signal.SIGTERM)  # by a stranger: it stops gracefully, and nobody had told it to
-    server.wait_for("what it was doing:")
+    server.wait_for("was doing this:")
     server.wait_for("  no request was in flight")
     path = Path(server.wait_for(r"kept in (\S+\.fsx)").group(1))
     assert len(boxes(runtime)) == 8 and path in boxes(runtime) and path not in runtime_before
@@ -273,7 +310,7 @@ def test_workers_that_were_told_to_go_leave_no_black_box(serve: Callable[..., Ru
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded, generation 2")
     assert server.stop() == 0
-    assert boxes(runtime) == [] and "what it was doing" not in server.err
+    assert boxes(runtime) == [] and "was doing this" not in server.err
 
 
 def test_one_that_crashes_on_its_way_out_is_told_of(serve: Callable[..., Running], runtime: Path) -> None:
@@ -284,7 +321,7 @@ def test_one_that_crashes_on_its_way_out_is_told_of(serve: Callable[..., Running
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded, generation 2")
     os.kill(pid, signal.SIGKILL)
-    server.wait_for(rf"worker 1 \(pid {pid}\) was killed by SIGKILL; what it was doing:")
+    server.wait_for(rf"worker 1 \(pid {pid}\) was doing this:")
     server.wait_for(r"  GET /endless, in flight for \d+\.\d\d s")
     server.wait_for("kept in ")
     assert len(boxes(runtime)) == 1
@@ -309,7 +346,49 @@ def test_a_worker_that_hangs_is_killed_with_the_line_in_the_log(serve: Callable[
     asked = Background(server.port, "/block")
     line = server.wait_for(r"its event loop has not turned for \d+ s, .* in GET /block at (\S+):\d+ block; in flight:")
     assert line.group(1).endswith("apps.py")
-    server.wait_for(r"was killed by SIGABRT \(its event loop hung for 2 s\); what it was doing:")
+    server.wait_for(r"was killed by SIGABRT \(its event loop hung for 2 s\); starting another")
     server.wait_for(r"  GET /block, in flight for \d+\.\d\d s, running for")
+    with pytest.raises(Exception):  # noqa: B017
+        asked.result()
+
+
+# ------------------------------------------------------------------------------------------- with requests recorded
+
+
+def test_a_stall_and_the_request_that_caused_it_find_each_other(serve: Callable[..., Running]) -> None:
+    server = serve("--lens", "full")
+    server.get("/block/0.4")
+    until(
+        lambda: any(event.kind == Kind.STALL and event.dur > 0.3e9 for event in events(server)), "it is written", LIMIT
+    )
+    (worker,) = Recording.take(name_of(server)).workers
+    stall = next(event for event in worker.events if event.kind == Kind.STALL and event.dur > 0.3e9)
+    begin = next(event for event in worker.events if event.kind == Kind.REQUEST_BEGIN)
+    assert stall.request == begin.request != 0 and worker.text(begin.b) == "GET /block/0.4"
+    # It begins with the slice that held the loop, not when the beat was missed.
+    poll = next(event for event in worker.events if event.kind == Kind.TASK_POLL and event.dur > 0.3e9)
+    assert stall.t == poll.t and poll.dur <= stall.dur
+    stack = worker.stack(stall.b)
+    assert stack is not None and stack.frames[-1].function == "block_for"
+
+
+def events(server: Running) -> list[Any]:
+    return [event for worker in Recording.take(name_of(server)).workers for event in worker.events]
+
+
+def test_where_the_requests_of_a_killed_worker_waited_is_told(serve: Callable[..., Running]) -> None:
+    server = serve("--lens", "full")
+    asked = Background(server.port, "/endless")
+    request = live(server, "GET /endless")
+    until(lambda: live(server, "GET /endless").state == "waiting", "it waits", LIMIT)
+    assert request.request == 1 and server.get("/") == "hello"
+    os.kill(server.workers[0], signal.SIGKILL)
+    server.wait_for(
+        r"  GET /endless, in flight for \d+\.\d\d s, waiting for timer for \d+\.\d\d s, at \S*apps.py:\d+ endless, w0-0001"
+    )
+    path = server.wait_for(r"kept in (\S+\.fsx)").group(1)
+    (worker,) = Recording.load(path).workers
+    assert [(one.text, one.state) for one in worker.live] == [("GET /endless", "waiting")]
+    assert sum(event.kind == Kind.REQUEST_END for event in worker.events) == 1  # of the other one
     with pytest.raises(Exception):  # noqa: B017
         asked.result()

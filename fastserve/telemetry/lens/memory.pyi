@@ -1,7 +1,7 @@
 """Types of memory.pyx."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self, final
 
 from fastserve.telemetry.lens.modes import LensMode
 
@@ -15,10 +15,11 @@ class LensMemory:
     seats: int
     area_size: int
 
-    def __init__(self, seats: int, fd: int = -1) -> None: ...
+    def __new__(cls, seats: int, fd: int = -1) -> Self: ...
     def area(self, seat: int) -> Area: ...
     def set_mode(self, mode: LensMode) -> None: ...
 
+@final
 class Area:
     seat: int
 

@@ -49,6 +49,11 @@ cdef class RequestTrace(Trace):
     cdef uint64_t stalls_before
     cdef Marker marker
     cdef object handler          # whose name its task has; None: that of the coroutine
+    cdef int64_t in_kernel       # before its first byte was read; -1: not known
+    cdef int64_t parse           # from there to the end of its head
+    cdef int64_t busy, scheduled, idle   # of the handler's task, slices that are over; kept if the client may be told
+    cdef uint32_t polls
+    cdef uint32_t first_task     # the number of the handler's task
 
     cdef void put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept
     cdef void _hold(self, Event *event) noexcept
@@ -76,6 +81,7 @@ cdef class Recorder(Lens):
     cdef readonly bint hooked
     cdef bint timers_hooked
     cdef readonly bint bracketed     # the probe has seen that this works here
+    cdef public bint server_timing   # clients of this machine are told where their requests waited
     cdef bint broken
     cdef bint _closed
     cdef uint64_t cause              # of what is run by a timer of a traced task; 0: it is not

@@ -38,7 +38,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from fastserve.protocol.board cimport FLIGHT_READY, FLIGHT_RUNNING, FLIGHT_WAITING, Flight
 from fastserve.protocol.lens cimport (
-    CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, RAISED, RETURNED, SUSPENDED, TRACING, WAS_CUT, WSGI_THREAD,
+    CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, KERNEL_KNOWN, RAISED, RETURNED, SUSPENDED, TRACING, WAS_CUT, WSGI_THREAD,
 )
 from fastserve.protocol.timers cimport precise_now
 from fastserve.telemetry.lens.memory cimport (
@@ -84,7 +84,7 @@ cdef extern from *:
     #define FS_KNOWS_FRAMES 0
     #endif
 
-    typedef struct { PyCodeObject *code; int lasti; } fs_frame; /* the code is borrowed from what is suspended; lasti in bytes */
+    typedef struct { PyObject *code; int lasti; } fs_frame; /* the code is borrowed from what is suspended; lasti in bytes */
 
     static getter fs_getter_of(PyTypeObject *type, const char *name) {
       PyGetSetDef *entry = type->tp_getset;
@@ -119,9 +119,9 @@ cdef extern from *:
       if (gen->gi_frame_state >= FRAME_CLEARED) return 0;
       frame = (_PyInterpreterFrame *)gen->gi_iframe;
     #if PY_VERSION_HEX >= 0x030D0000
-      out->code = _PyFrame_GetCode(frame);
+      out->code = (PyObject *)_PyFrame_GetCode(frame);
     #else
-      out->code = frame->f_code;
+      out->code = (PyObject *)frame->f_code;
     #endif
       out->lasti = _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
       return 1;
@@ -129,7 +129,7 @@ cdef extern from *:
       PyObject *frame = PyObject_GetAttrString(object, PyCoro_CheckExact(object) ? "cr_frame" : PyGen_CheckExact(object) ? "gi_frame" : "ag_frame");
       if (frame == NULL) { PyErr_Clear(); return 0; }
       if (!PyFrame_Check(frame)) { Py_DECREF(frame); return 0; }
-      out->code = PyFrame_GetCode((PyFrameObject *)frame);
+      out->code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
       out->lasti = PyFrame_GetLasti((PyFrameObject *)frame);
       Py_DECREF(out->code); /* the frame of what is suspended keeps it */
       Py_DECREF(frame);
@@ -171,7 +171,10 @@ cdef extern from *:
       return NULL;
     }
 
-    typedef PyObject *(*fs_call_soon)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+    static int fs_line_of(PyObject *code, int offset) { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
+
+    /* as Cython writes it; in CPython the second is PyObject *const *, which is passed alike */
+    typedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
     static PyMethodDef fs_call_soon_def = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS, NULL};
     static PyObject *fs_bind_call_soon(fs_call_soon function, PyObject *self) {
       fs_call_soon_def.ml_meth = (PyCFunction)(void (*)(void))function;
@@ -193,12 +196,12 @@ cdef extern from *:
     PyObject *fs_owner(object callback)
     ctypedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
     object fs_bind_call_soon(fs_call_soon function, object self)
+    int fs_line_of(PyObject *code, int offset)
 
 cdef extern from "Python.h":
     PyObject *PyObject_Vectorcall(PyObject *function, PyObject **arguments, size_t count, PyObject *names) except NULL
     object PyObject_CallObject(object function, object arguments)
     object PyObject_CallMethodNoArgs(object thing, object name)
-    int PyCode_Addr2Line(PyObject *code, int offset)
     PyTypeObject *Py_TYPE(object thing)
     Py_ssize_t PyTuple_GET_SIZE(object names)
 
@@ -274,6 +277,13 @@ cdef class RequestTrace(Trace):
 
     cdef void put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept:
         cdef Event event
+        if self.tells and task == self.first_task:
+            if kind == TASK_POLL:
+                self.busy += dur
+                self.scheduled += t - a
+                self.polls += 1
+            elif kind == TASK_AWAIT:
+                self.idle += dur
         if self.slab == NULL:
             if not self.muted:
                 self.recorder.area.event(kind, t, dur, self.request, flags, a, task, b)
@@ -380,6 +390,7 @@ cdef class RequestTrace(Trace):
                 root = self.root = recorder.new_task(self, _name_of(coro if self.handler is None else self.handler), 0, now)
                 self.handler = None
                 root.ready = now
+                self.first_task = root.number
             recorder.begin_slice(root, now)
         except BaseException as error:
             recorder.broke(error)
@@ -452,6 +463,30 @@ cdef class RequestTrace(Trace):
             self.put(MARK, precise_now(), 0, 0, 0, 0 if task is None else task.number, self.recorder.area.text_id(text))
         except BaseException as error:
             self.recorder.broke(error)
+
+    cdef bytes timing(self):
+        # Of the handler's task, up to now: its last slice may still be running. In ms, to a tenth: no clock for others.
+        cdef TaskTrace root = self.root
+        cdef int64_t busy = self.busy
+        cdef int64_t scheduled = self.scheduled
+        cdef uint32_t polls = self.polls
+        cdef list parts = []
+        try:
+            if root is not None and root.running:
+                busy += precise_now() - root.began
+                scheduled += root.began - root.ready
+                polls += 1
+            if self.in_kernel >= 0:
+                parts.append(f"kern;dur={self.in_kernel / 1e6:.1f}")
+            parts.append(f"parse;dur={self.parse / 1e6:.1f}")
+            if polls:
+                parts.append(f"busy;dur={busy / 1e6:.1f}, sched;dur={scheduled / 1e6:.1f}, idle;dur={self.idle / 1e6:.1f}")
+                parts.append(f'polls;desc="{polls}"')
+            parts.append(f'fs;desc="w{self.recorder.area.header.slot}-{self.request:04x}"')
+            return ", ".join(parts).encode()
+        except BaseException as error:
+            self.recorder.broke(error)
+            return None
 
 
 cdef void _show(TaskTrace trace, unsigned state, int64_t now) noexcept:
@@ -616,6 +651,9 @@ cdef class Recorder(Lens):
             trace = RequestTrace.__new__(RequestTrace)
             trace.recorder = self
             trace.head_at = arrival.head
+            trace.tells = self.server_timing
+            trace.in_kernel = arrival.in_kernel if arrival.flags & KERNEL_KNOWN else -1
+            trace.parse = arrival.head - first if arrival.head > first else 0
             self.requests += 1
             if self.requests == 0:
                 self.requests = 1
@@ -1011,7 +1049,7 @@ cdef class Recorder(Lens):
         cdef uint32_t stack
         for i in range(<size_t>count):
             code = <object>frames[i].code
-            line = code.co_firstlineno if frames[i].lasti < 0 else PyCode_Addr2Line(frames[i].code, frames[i].lasti)
+            line = code.co_firstlineno if frames[i].lasti < 0 else fs_line_of(frames[i].code, frames[i].lasti)
             number = self.area.code_id(code)
             if number == 0:
                 return 0   # no more room for names: the ids of these codes would not keep them alive

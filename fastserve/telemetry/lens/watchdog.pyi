@@ -1,16 +1,19 @@
 """Types of watchdog.pyx."""
 
 import asyncio
+from typing import Self
 
 from fastserve.protocol import Board
 from fastserve.telemetry.lens.memory import Area
+
+__all__ = ["Watchdog"]
 
 class Watchdog:
     stalls: int
     grabs: int
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         area: Area,
         loop: asyncio.AbstractEventLoop,
         *,
@@ -18,7 +21,7 @@ class Watchdog:
         seat: int = 0,
         threshold: float = 0.05,
         period: float = 0.02,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def running(self) -> bool: ...
     def follow(self) -> None: ...

@@ -1,0 +1,529 @@
+"""Real handlers on a real server, recorded by its lens: what is found, the line exact; and innocent ones stay silent."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import importlib.metadata
+import inspect
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from fastserve import App, Query, StreamingResponse
+from fastserve.lens import rules
+from fastserve.lens.catalogue import Finding
+from fastserve.lens.findings import find
+from fastserve.testing import LensServer, lens_server
+
+pytest_plugins = ["pytester"]
+
+HERE = Path(__file__).name
+
+
+def get(url: str) -> bytes:
+    with urlopen(url, timeout=30) as response:
+        return bytes(response.read())
+
+
+def at_once(server: LensServer, *paths: str, apart: float = 0.0) -> None:
+    """All of them at the same time, each from a thread of its own; `apart`: seconds between two beginnings."""
+    with ThreadPoolExecutor(len(paths)) as pool:
+        waiting = []
+        for path in paths:
+            waiting.append(pool.submit(get, server.url + path))
+            time.sleep(apart)
+        for one in waiting:
+            one.result()
+
+
+def line_of(function: Any, text: str) -> int:
+    """The number of the line of `function` that contains `text`."""
+    lines, first = inspect.getsourcelines(function)
+    (found,) = [number for number, row in enumerate(lines, first) if text in row]
+    return found
+
+
+def of(server: LensServer, code: str) -> Finding:
+    """The one finding of that code."""
+    (found,) = [one for one in find(server.model, dev=False) if one.code == code] or [None]
+    assert found is not None, [one.text for one in find(server.model, dev=False)] + [server.explain()]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ handlers
+
+
+async def sleeps() -> str:
+    time.sleep(0.16)
+    return "done"
+
+
+async def computes() -> str:
+    until = time.perf_counter() + 0.16
+    total = 0
+    while time.perf_counter() < until:
+        total += 1
+    return str(total)
+
+
+def below() -> None:
+    time.sleep(0.16)
+
+
+async def calls() -> str:
+    below()
+    return "done"
+
+
+async def never_yields() -> str:
+    time.sleep(0.6)
+    return "done"
+
+
+async def naps() -> str:
+    await asyncio.sleep(0.02)
+    return "awake"
+
+
+async def imports() -> str:
+    importlib.import_module("slow_to_import")
+    return "done"
+
+
+async def turns() -> str:
+    for _ in range(300):
+        await asyncio.sleep(0)
+    return "done"
+
+
+async def first_part(number: int) -> int:
+    await asyncio.sleep(0.03)
+    return number
+
+
+async def in_a_row(number: Query[int] = 7) -> str:
+    one = await first_part(number)
+    two = await first_part(number)
+    three = await first_part(number)
+    return f"{one} {two} {three}"
+
+
+async def crumbs() -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(300):
+            yield b"x" * 20
+
+    return StreamingResponse(body())
+
+
+async def hello() -> str:
+    return "hello"
+
+
+class Locked:
+    """A handler behind a lock; the lock belongs to the loop it is first used on."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+
+    async def convoy(self) -> str:
+        async with self.lock:
+            await asyncio.sleep(0.03)
+        return "done"
+
+
+class Woken:
+    """One that waits for an event, and one that sets it and does not let go."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    async def waits(self) -> str:
+        await self.event.wait()
+        return "woken"
+
+    async def wakes(self) -> str:
+        self.event.set()
+        time.sleep(0.16)
+        return "done"
+
+
+def shop() -> App:
+    app = App()
+    for path, handler in (
+        ("/sleeps", sleeps),
+        ("/computes", computes),
+        ("/calls", calls),
+        ("/never-yields", never_yields),
+        ("/naps", naps),
+        ("/imports", imports),
+        ("/turns", turns),
+        ("/in-a-row", in_a_row),
+        ("/crumbs", crumbs),
+        ("/hello", hello),
+        ("/convoy", Locked().convoy),
+        ("/waits", (woken := Woken()).waits),
+        ("/wakes", woken.wakes),
+    ):
+        app.get(path)(handler)
+    return app
+
+
+@pytest.fixture
+def server() -> Iterator[LensServer]:
+    with lens_server(shop()) as running:
+        yield running
+
+
+# -------------------------------------------------------------------------------------------------------------- guilty
+
+
+@pytest.mark.parametrize(
+    ("path", "function", "text"),
+    [
+        ("/sleeps", sleeps, "time.sleep"),
+        ("/calls", below, "time.sleep"),
+        ("/never-yields", never_yields, "time.sleep"),
+    ],
+)
+def test_a_blocked_loop_is_told_with_the_line_that_blocks(
+    server: LensServer, path: str, function: Any, text: str
+) -> None:
+    get(server.url + path)
+    found = of(server, "FS001")
+    assert found.at == f"{HERE}:{line_of(function, text)}" and found.route == f"GET {path}"
+    assert found.frame is not None and found.frame.function == function.__name__
+
+
+def test_a_loop_in_python_is_told_with_a_line_of_the_loop(server: LensServer) -> None:
+    get(server.url + "/computes")
+    found = of(server, "FS001")
+    assert found.frame is not None and found.frame.function == "computes"
+    assert line_of(computes, "while") <= found.frame.line <= line_of(computes, "total +=")
+
+
+def test_time_sleep_is_named_and_what_to_use_instead(server: LensServer) -> None:
+    get(server.url + "/sleeps")
+    found = of(server, "FS005")
+    assert found.at == f"{HERE}:{line_of(sleeps, 'time.sleep')}"
+    assert found.fix == "use await asyncio.sleep() instead of time.sleep()"
+    assert of(server, "FS001").within == "FS005"
+
+
+def test_a_handler_that_never_yielded(server: LensServer) -> None:
+    get(server.url + "/never-yields")
+    assert of(server, "FS012").at == f"{HERE}:{line_of(never_yields, 'time.sleep')}"
+
+
+def test_who_was_ready_knows_in_whom_the_loop_was(server: LensServer) -> None:
+    at_once(server, "/waits", "/wakes", apart=0.1)
+    found = of(server, "FS002")
+    assert found.route == "GET /waits" and found.at == f"{HERE}:{line_of(Woken.waits, 'await')}"
+    assert "the loop was in GET /wakes" in found.text
+    assert f"{HERE}:{line_of(Woken.wakes, 'time.sleep')}" in found.text
+
+
+def test_who_lay_in_the_kernel_knows_why(server: LensServer) -> None:
+    get(server.url + "/hello")
+    at_once(server, "/sleeps", "/hello", apart=0.05)
+    found = of(server, "FS003")
+    assert found.route == "GET /hello" and "the loop was in GET /sleeps" in found.text
+    assert 60_000_000 < found.worst_ns < 160_000_000
+
+
+def test_a_timer_beside_a_blocker_is_late(server: LensServer) -> None:
+    at_once(server, "/naps", "/sleeps", apart=0.005)
+    found = of(server, "FS004")
+    assert found.route == "GET /naps" and found.at == f"{HERE}:{line_of(naps, 'asyncio.sleep')}"
+    assert "a timer of 20." in found.text and "the loop was in GET /sleeps" in found.text
+
+
+def test_an_import_in_a_handler(server: LensServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.16)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        get(server.url + "/imports")
+    finally:
+        sys.modules.pop("slow_to_import", None)
+    found = of(server, "FS006")
+    assert found.route == "GET /imports" and "imported a module" in found.text
+
+
+def test_a_full_thread_pool() -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        time.sleep(0.08)
+        start_response("200 OK", [("content-length", "2")])
+        return [b"ok"]
+
+    with lens_server(app, threads=1) as server:
+        at_once(server, *["/view"] * 4)
+    found = of(server, "FS008")
+    assert found.count == 3 and "waited" in found.text and found.worst_ns > 150_000_000
+
+
+def test_a_convoy_behind_a_lock(server: LensServer) -> None:
+    at_once(server, *["/convoy"] * 5)
+    found = of(server, "FS009")
+    assert found.at == f"{HERE}:{line_of(Locked.convoy, 'async with')}"
+    assert f"who has it waits for a timer at {HERE}:{line_of(Locked.convoy, 'asyncio.sleep')} meanwhile" in found.text
+
+
+def test_awaits_in_a_row(server: LensServer) -> None:
+    for _ in range(3):
+        get(server.url + "/in-a-row")
+    found = of(server, "FS010")
+    first = line_of(in_a_row, "one =")
+    assert found.at == f"{HERE}:{first}" and f"{HERE}:{first} to {first + 2}" in found.text
+
+
+def test_a_loop_of_sleep_0(server: LensServer) -> None:
+    get(server.url + "/turns")
+    found = of(server, "FS011")
+    assert found.at == f"{HERE}:{line_of(turns, 'asyncio.sleep')}" and "300 times" in found.text
+
+
+def test_an_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "ORPHAN_NS", 100_000_000)
+    app = App()
+    tasks = set()
+
+    async def notify() -> None:
+        for _ in range(4):
+            await asyncio.sleep(0.05)
+
+    @app.get("/order")
+    async def order() -> str:
+        tasks.add(asyncio.create_task(notify()))
+        return "ordered"
+
+    with lens_server(app) as server:
+        for _ in range(3):
+            get(server.url + "/order")
+        time.sleep(0.5)
+    found = of(server, "FS013")
+    assert found.at == f"{HERE}:{line_of(notify, 'asyncio.sleep')}" and "notify() still ran" in found.text
+
+
+def test_a_collection_of_garbage() -> None:
+    app = App()
+    heap: list[Any] = []
+
+    @app.get("/collects")
+    async def collects() -> str:
+        gc.collect()
+        return "done"
+
+    gc.disable()  # while there is so much to look at, each collection of the test's own would be one more
+    try:
+        heap.extend([number] for number in range(3_000_000))
+        with lens_server(app) as server:
+            get(server.url + "/collects")
+    finally:
+        heap.clear()
+        gc.enable()
+    found = of(server, "FS014")
+    assert "a full collection of garbage stopped the worker" in found.text and "GET /collects" in found.text
+
+
+def test_a_client_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 200_000_000)
+    app = App()
+
+    @app.get("/big")
+    async def big() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(200):
+                yield b"x" * 100_000
+
+        return StreamingResponse(body())
+
+    with lens_server(app) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            time.sleep(0.5)
+            while client.recv(1 << 20):
+                pass
+    assert "to take 20.0 MB" in of(server, "FS015").text
+
+
+def test_a_body_of_crumbs(server: LensServer) -> None:
+    get(server.url + "/crumbs")
+    assert "300 messages of 20 bytes each" in of(server, "FS016").text
+
+
+def test_a_request_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "HUNG_NS", 300_000_000)
+    app = App()
+    woken = Woken()
+    app.get("/waits")(woken.waits)
+
+    @app.get("/free")
+    async def free() -> str:
+        woken.event.set()
+        return "free"
+
+    with lens_server(app) as server:
+        thread = threading.Thread(target=get, args=(server.url + "/waits",))
+        thread.start()
+        time.sleep(0.5)
+        found = of(server, "FS017")
+        get(server.url + "/free")
+        thread.join()
+    assert found.at == f"{HERE}:{line_of(Woken.waits, 'await')}" and "waited" in found.text
+
+
+# ------------------------------------------------------------------------------------------------------------- innocent
+
+
+async def gathers() -> str:
+    return " ".join(map(str, await asyncio.gather(*map(first_part, range(5)))))
+
+
+async def threads() -> str:
+    await asyncio.to_thread(time.sleep, 0.1)
+    return "done"
+
+
+async def streams() -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+            yield b"x" * 1000
+
+    return StreamingResponse(body())
+
+
+async def needs_the_other() -> str:
+    one = await first_part(1)
+    two = await first_part(one)
+    three = await first_part(two)
+    return str(three)
+
+
+def plain() -> str:
+    time.sleep(0.1)
+    return "in a thread of its own"
+
+
+INNOCENT: list[Callable[..., Any]] = [hello, naps, gathers, threads, streams, needs_the_other, plain]
+
+
+@pytest.mark.parametrize("handler", INNOCENT, ids=lambda handler: handler.__name__)
+def test_an_innocent_handler_has_no_finding(handler: Callable[..., Any]) -> None:
+    said: list[str] = []
+    for _ in range(3):  # a busy machine may itself hold the loop: it will not three times
+        app = App()
+        app.get("/innocent")(handler)
+        with lens_server(app) as server:
+            at_once(server, *["/innocent"] * 4)
+            for _ in range(4):
+                get(server.url + "/innocent")
+        assert len(server.requests) == 8 and all(one.finished for one in server.requests)
+        said = [one.text for one in find(server.model, dev=False)]
+        if not said:
+            return
+    assert said == []
+
+
+# ---------------------------------------------------------------------------------------------------- the test helper
+
+
+def test_no_slice_over_names_the_line(server: LensServer) -> None:
+    get(server.url + "/hello")
+    get(server.url + "/sleeps")
+    with pytest.raises(AssertionError) as caught:
+        server.assert_no_slice_over(0.05)
+    text = str(caught.value)
+    assert text.startswith("nothing else could run on the loop for more than 50.0 ms:\n  GET /sleeps (w0-0002) ran 16")
+    assert text.endswith(f"at {HERE}:{line_of(sleeps, 'time.sleep')} (sleeps)")
+    server.assert_no_slice_over(5)
+
+
+def test_a_slice_that_no_watchdog_saw_has_the_lines_around_it() -> None:
+    app = App()
+
+    @app.get("/short")
+    async def short() -> str:
+        await asyncio.sleep(0.001)
+        time.sleep(0.015)
+        await asyncio.sleep(0.001)
+        return "done"
+
+    with lens_server(app) as server:
+        get(server.url + "/short")
+    with pytest.raises(AssertionError, match=rf"between {HERE}:\d+ and {HERE}:\d+"):
+        server.assert_no_slice_over(0.01)
+
+
+def test_what_was_recorded_is_there_after_the_server() -> None:
+    with lens_server(shop()) as server:
+        get(server.url + "/naps")
+    (one,) = server.requests
+    assert one.path == "/naps" and one.finished and one.status == 200
+    assert one.busy + one.scheduled + one.idle == one.handler_end - one.handler_start
+    assert server.explain().startswith("GET /naps took ")
+    assert server.slices[0].request == "GET /naps" and len(server.slices) == one.polls
+    assert server.findings == []
+
+
+def test_two_servers_do_not_mix() -> None:
+    with lens_server(shop()) as one, lens_server(shop()) as two:
+        get(one.url + "/hello")
+        get(two.url + "/naps")
+        get(two.url + "/hello")
+    assert [len(server.requests) for server in (one, two)] == [1, 2]
+
+
+def test_the_fixture_fails_a_test_whose_loop_was_held(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import time
+        import urllib.request
+
+        from fastserve import App
+
+        app = App()
+
+        @app.get("/quick")
+        async def quick() -> str:
+            return "quick"
+
+        @app.get("/slow")
+        async def slow() -> str:
+            time.sleep(0.4)
+            return "slow"
+
+        def get(server, path):
+            with urllib.request.urlopen(server.url + path, timeout=20) as answer:
+                return answer.read()
+
+        def test_quick(fastserve_lens):
+            assert get(fastserve_lens(app, no_slice_over=0.3), "/quick") == b"quick"
+
+        def test_slow(fastserve_lens):
+            assert get(fastserve_lens(app, no_slice_over=0.3), "/slow") == b"slow"
+
+        def test_without_a_limit(fastserve_lens):
+            server = fastserve_lens(app)
+            get(server, "/slow")
+            assert [one.path for one in server.requests] == ["/slow"]
+        """
+    )
+    found = importlib.metadata.entry_points(group="pytest11", name="fastserve")
+    named = [] if found else ["-p", "fastserve.pytest_plugin"]
+    result = pytester.runpytest_subprocess(*named, "-p", "no:dash", "-W", "error", timeout=120)
+    result.assert_outcomes(passed=3, errors=1)  # the assertion is at the end of the fixture
+    result.stdout.fnmatch_lines(
+        ["*nothing else could run on the loop for more than 300 ms:*", "*GET /slow (w0-0001) ran *"]
+    )
