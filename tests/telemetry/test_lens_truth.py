@@ -251,10 +251,11 @@ def test_time_in_the_kernel_is_told_by_the_client(kept: bool, wait: int, measure
 
         async with Traced.serve(app) as server:
             sent: list[int] = []
+            held = threading.Event()
 
             def late() -> None:
                 sock = socket.create_connection(("127.0.0.1", server.port)) if not kept else kept_one
-                time.sleep(0.005)
+                held.wait()
                 sent.append(now())
                 sock.sendall(b"GET /late HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
                 while sock.recv(65536):
@@ -269,7 +270,8 @@ def test_time_in_the_kernel_is_told_by_the_client(kept: bool, wait: int, measure
 
             await in_thread(first)
             asking = in_thread(late)
-            await asyncio.sleep(0.003)
+            await asyncio.sleep(0.01)  # it is connected
+            held.set()
             time.sleep(wait / 1000)  # the loop is held, by nobody's request
             await asking
             kept_one.close()
