@@ -681,28 +681,29 @@ def test_a_task_that_is_asked_in_its_first_step(run: Any) -> None:
     assert len(request.tasks) == 1 and len(request.root.slices) >= 3
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-def test_eager_tasks(run: Any) -> None:
-    async def go() -> None:
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+if sys.version_info >= (3, 12):  # eager tasks came with it
 
-        async def child(seconds: float) -> None:
-            if seconds:
-                await asyncio.sleep(seconds)
+    def test_eager_tasks(run: Any) -> None:
+        async def go() -> None:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
 
-        async def handler() -> str:
-            await asyncio.gather(asyncio.create_task(child(0.002)), asyncio.create_task(child(0)))
-            return "x"
+            async def child(seconds: float) -> None:
+                if seconds:
+                    await asyncio.sleep(seconds)
 
-        async with Traced.serve(app_of(handler)) as server:
-            await server.get()
-            await server.settle()
-            requests, _ = decode(server.area)
-            (child_task,) = requests[1].children
-            assert child_task.busy + child_task.scheduled + child_task.idle == child_task.ended - child_task.spawned
-            assert child_task.awaits[0].waker == "timer"
+            async def handler() -> str:
+                await asyncio.gather(asyncio.create_task(child(0.002)), asyncio.create_task(child(0)))
+                return "x"
 
-    run(go())
+            async with Traced.serve(app_of(handler)) as server:
+                await server.get()
+                await server.settle()
+                requests, _ = decode(server.area)
+                (child_task,) = requests[1].children
+                assert child_task.busy + child_task.scheduled + child_task.idle == child_task.ended - child_task.spawned
+                assert child_task.awaits[0].waker == "timer"
+
+        run(go())
 
 
 # ------------------------------------------------------------------------------------------------------------ threads
