@@ -269,7 +269,6 @@ cdef class Step:
 
 
 @cython.final
-@cython.freelist(64)
 @cython.no_gc
 cdef class RequestTrace(Trace):
     def __dealloc__(self):
@@ -632,7 +631,7 @@ cdef class Recorder(Lens):
 
     # --- the door ---
 
-    cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival) noexcept:
+    cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival):
         cdef Header *header = self.area.header
         cdef uint32_t mode = header.mode
         cdef RequestTrace trace
