@@ -39,6 +39,8 @@ ROWS = {
     "native-browser-off": ("fastserve-off", "browser"),
     "native-plaintext-on": ("fastserve-on", "plaintext"),
     "native-browser-on": ("fastserve-on", "browser"),
+    "native-plaintext-lens-off": ("fastserve-lens-off", "plaintext"),
+    "native-plaintext-lens-full": ("fastserve-lens-full", "plaintext"),
     "asgi-plaintext": ("fastserve-asgi", "plaintext"),
     "asgi-browser": ("fastserve-asgi", "browser"),
     "wsgi-plaintext": ("fastserve-wsgi-inline", "plaintext"),

@@ -187,7 +187,7 @@ _ALONE = (*_LISTEN, "--no-supervisor")  # one process, as those beside it: what 
 _FASTSERVE = (*_ALONE, "--no-access-log")
 _NO_GUARDS = (
     *("--no-proxy-headers", "--min-rate", "0", "--limit-buffers", "0", "--timeout-keep-alive", "0"),
-    *("--timeout-header", "0", "--timeout-body", "0", "--timeout-write", "0"),
+    *("--timeout-header", "0", "--timeout-body", "0", "--timeout-write", "0", "--lens", "off"),
 )
 _UVICORNS_TLS = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
 _UVICORN = (
@@ -218,7 +218,11 @@ SERVERS = {
         Server("fastserve-on", "fastserve", (*_ALONE, "--access-log-file", "{folder}/access.log"), _NATIVE, False,
                cases=("plaintext", "browser"), note="as it is started by default, the access log in a file"),
         Server("fastserve-off", "fastserve", (*_FASTSERVE, *_NO_GUARDS), _NATIVE, False, cases=("plaintext", "browser"),
-               note="without access log, proxy headers, deadlines, rates and budgets"),
+               note="without access log, proxy headers, deadlines, rates, budgets and lens"),
+        *(Server(f"fastserve-lens-{mode.partition(':')[0]}", "fastserve", (*_FASTSERVE, "--lens", mode), _NATIVE, False,
+                 cases=("plaintext", "browser"), note=note)
+          for mode, note in (("off", "without the lens; fastserve has it ready"), ("stalls", "it watches the loop"),
+                             ("sample:0.01", "it traces each 100th request"), ("full", "it traces every request"))),
         Server("fastserve-transport", "fastserve", _FASTSERVE, _NATIVE, False, cases=("plaintext", "browser"),
                variables=(("FASTSERVE_WIRE", "transport"),), note="on the transports of uvloop"),
         Server("fastserve-asgi", "fastserve", (*_FASTSERVE, "--interface", "asgi"), _ASGI_APP, False, cases=_ASGI),
