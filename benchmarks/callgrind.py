@@ -141,7 +141,10 @@ def count(name: str, requests: int, warm: int = WARM) -> Count:
         finally:
             running.stop()
     (short_total, short_functions), (long_total, long_functions) = dumps
-    functions = {key: (value - short_functions.get(key, 0)) / requests for key, value in long_functions.items()}
+    functions = {  # of either load, so that they add up to the difference of the totals
+        key: (long_functions.get(key, 0) - short_functions.get(key, 0)) / requests
+        for key in long_functions | short_functions
+    }
     return Count((long_total - short_total) / requests, functions)
 
 

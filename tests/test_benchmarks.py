@@ -616,9 +616,8 @@ def test_a_request_costs_no_more_instructions_than_the_baseline_says() -> None:
     """Of each interface one row, at once; a twentieth more fails, and the functions that grew are named."""
     with ThreadPoolExecutor(len(callgrind.CHECKED)) as pool:
         counts = dict(zip(callgrind.CHECKED, pool.map(callgrind.quick_count, callgrind.CHECKED), strict=True))
-    # what ran in the shorter load only is in the total, and in no function: it makes the functions too many
     sums = {name: (sum(found.functions.values()), found.instructions) for name, found in counts.items()}
-    assert all(0 < functions <= 1.1 * total for functions, total in sums.values()), sums
+    assert all(0 < functions <= 1.01 * total for functions, total in sums.values()), sums
     python = ".".join(platform.python_version_tuple()[:2])
     # Assertions count too, and nothing is optimised then; and each version of Python has figures of its own.
     baseline = {} if ASSERTIONS else callgrind.read_baseline(python)
