@@ -18,11 +18,9 @@ All times are nanoseconds of CLOCK_MONOTONIC; views convert.
 from __future__ import annotations
 
 import re
-import sysconfig
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from fastserve.lens.recording import (
     Event,
@@ -35,6 +33,7 @@ from fastserve.lens.recording import (
     WorkerRecording,
     request_id,
 )
+from fastserve.telemetry.lens.reading import LIBRARY, function_of, is_library, is_ours, shown_frame, user_frame
 
 __all__ = [
     "Await",
@@ -855,48 +854,12 @@ def _sum_up(request: RequestTrace) -> None:
 
 # -------------------------------------------------------------------------------------------------------- whose code
 
-_LIBRARY = re.compile(r"[/\\](?:lib(?:64)?[/\\](?:python|pypy)3(?:\.\d+)?t?|site-packages|dist-packages)[/\\]")
-_OURS = re.compile(
-    r"(?:^|[/\\])fastserve[/\\](?:protocol|interfaces|telemetry|process|testing|lens[/\\](?!lessons)|\w+\.pyx?$)"
-)
-_STDLIB = {path for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name))}
 _GENERIC = {"__init__.py", "__main__.py", "views.py", "models.py", "routes.py", "handlers.py", "utils.py", "api.py"}
-
-
-@lru_cache(maxsize=4096)
-def _is_own_file(file: str) -> bool:
-    if not file or file.startswith("<") or _LIBRARY.search(file) or _OURS.search(file):
-        return False
-    return not any(file.startswith(path + "/") for path in _STDLIB)
-
-
-def is_ours(file: str) -> bool:
-    """Is it a file of the server itself?"""
-    return _OURS.search(file) is not None
-
-
-def user_frame(stack: Stack | None) -> Frame | None:
-    """The deepest frame that is the user's own: not the standard library's, an installed package's or ours."""
-    if stack is not None:
-        for frame in reversed(stack.frames):
-            if _is_own_file(frame.file):
-                return frame
-    return None
 
 
 def user_frames(stack: Stack | None) -> tuple[Frame, ...]:
     """All of the user's own, outermost first."""
-    return tuple(frame for frame in stack.frames if _is_own_file(frame.file)) if stack is not None else ()
-
-
-def shown_frame(stack: Stack | None) -> Frame | None:
-    """The frame to show: the user's own, or else the deepest there is."""
-    return user_frame(stack) or (stack.frames[-1] if stack is not None and stack.frames else None)
-
-
-def function_of(frame: Frame) -> str:
-    """The function's name without where it was defined."""
-    return frame.function.rpartition("<locals>.")[2] or frame.function
+    return tuple(frame for frame in stack.frames if not is_library(frame.file)) if stack is not None else ()
 
 
 def place(where: Stack | Frame | None) -> str:
@@ -904,7 +867,7 @@ def place(where: Stack | Frame | None) -> str:
     frame = shown_frame(where) if isinstance(where, Stack) else where
     if frame is None:
         return ""
-    library = _LIBRARY.search(frame.file)
+    library = LIBRARY.search(frame.file)
     if library is not None:
         inside = frame.file[library.end() :]
         parts = re.split(r"[/\\]", re.sub(r"^(?:site|dist)-packages[/\\]", "", inside))

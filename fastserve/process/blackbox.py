@@ -14,16 +14,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sysconfig
 import time
-from pathlib import Path
 from typing import Any
 
 from fastserve._version import __version__
 from fastserve.errors import LensError
 from fastserve.process import lensfile
 from fastserve.process.shared import Shared
-from fastserve.telemetry.lens.reading import Area, Frame, Kind, Stack, Wait, request_id
+from fastserve.telemetry.lens.reading import Area, Kind, Stack, Wait, function_of, request_id, shown_frame
 
 __all__ = ["BlackBox"]
 
@@ -33,8 +31,6 @@ KEPT = 8  # files
 SHOWN = 10  # requests: the oldest
 STATES = ("in flight", "running", "ready to run", "waiting")
 WAITS = {Wait.FUTURE: "", Wait.IO: "", Wait.CHILDREN: "for its tasks", Wait.YIELD: "for its turn"}
-LIBRARIES = tuple(f"{path}{os.sep}" for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name)))
-OURS = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 class BlackBox:
@@ -143,16 +139,8 @@ class BlackBox:
 
 def where(stack: Stack | None) -> str | None:
     """The line to look at: the innermost of the application's own, else the innermost."""
-    if stack is None or not stack.frames:
-        return None
-    frame = next((frame for frame in reversed(stack.frames) if _own(frame)), stack.frames[-1])
-    return f"{frame.file}:{frame.line} {frame.function.rpartition('<locals>.')[2]}"
-
-
-def _own(frame: Frame) -> bool:
-    file = frame.file
-    packages = f"{os.sep}site-packages{os.sep}" in file or f"{os.sep}dist-packages{os.sep}" in file
-    return not (packages or file.startswith(("<", OURS, *LIBRARIES)))
+    frame = shown_frame(stack)
+    return None if frame is None else f"{frame.file}:{frame.line} {function_of(frame)}"
 
 
 def _at(place: str | None) -> str:

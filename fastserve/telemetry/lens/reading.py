@@ -1,7 +1,7 @@
 """What a worker's area of the lens's memory says, for who did not write it: in another process, or from a file.
 
-Room: side wing, telemetry; the reader's half of memory.pyx. Called by: lens/recording.py, process/blackbox.py. Calls:
-modes.py, errors.
+Room: side wing, telemetry; the reader's half of memory.pyx. Called by: lens/, process/blackbox.py, waits.py.
+Calls: modes.py, errors.
 
 The server never waits for a reader, and a reader never trusts what it reads. Offsets of the header are in HEADER; behind it
 are texts, and a ring of events of 40 bytes. The writer stores an event, then the count of events ever written; so what was
@@ -11,16 +11,33 @@ times are ns of CLOCK_MONOTONIC, which is one clock for all processes of a machi
 
 from __future__ import annotations
 
+import re
 import struct
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from fastserve.errors import LensError
 from fastserve.telemetry.lens.modes import LensMode, Mode
 
-__all__ = ["Area", "Event", "Frame", "Kind", "Stack", "Wait", "mode_text", "request_id"]
+__all__ = [
+    "Area",
+    "Event",
+    "Frame",
+    "Kind",
+    "Stack",
+    "Wait",
+    "function_of",
+    "is_library",
+    "is_ours",
+    "mode_text",
+    "request_id",
+    "shown_frame",
+    "user_frame",
+]
 
 PAGE = 4096
 HEADER: dict[str, tuple[int, str]] = {
@@ -101,21 +118,21 @@ class Kind(IntEnum):
 class Wait(IntEnum):
     """What a suspended task waits for, as far as its frames tell."""
 
-    FUTURE = 0
+    FUTURE = 0  # not known any better
     TIMER = 1
     LOCK = 2
     QUEUE = 3
-    CHILDREN = 4
+    CHILDREN = 4  # other tasks
     THREAD = 5
-    POOL = 6
-    UPSTREAM = 7
-    RECEIVE = 8
-    DRAIN = 9
+    POOL = 6  # a free connection of a pool
+    UPSTREAM = 7  # another server
+    RECEIVE = 8  # the client: bytes of its body
+    DRAIN = 9  # the client: to take its answer
     EVENT = 10
     IO = 11
     SUBPROCESS = 12
-    YIELD = 13
-    MESSAGE = 14
+    YIELD = 13  # nothing: the others' turn
+    MESSAGE = 14  # the client: a message of its WebSocket
 
 
 class Event(NamedTuple):
@@ -159,6 +176,45 @@ def mode_text(mode: int, sample: int, slow_ns: int) -> str:
         return str(LensMode(Mode(mode), sample, slow_ns))
     except ValueError:  # no mode of this version
         return "off"
+
+
+# ---------------------------------------------------------------------------------------------------- whose code
+
+LIBRARY = re.compile(r"[/\\](?:lib(?:64)?[/\\](?:python|pypy)3(?:\.\d+)?t?|site-packages|dist-packages)[/\\]")
+OURS = re.compile(
+    r"(?:^|[/\\])fastserve[/\\](?:protocol|interfaces|telemetry|process|testing|lens[/\\](?!lessons)|\w+\.pyx?$)"
+)
+STDLIB = tuple(f"{path}/" for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name)))
+
+
+@lru_cache(maxsize=4096)
+def is_library(file: str) -> bool:
+    """Is it not the user's own? The standard library, what is installed, and this server."""
+    return not file or file.startswith(("<", *STDLIB)) or bool(LIBRARY.search(file) or OURS.search(file))
+
+
+def is_ours(file: str) -> bool:
+    """Is it a file of the server itself?"""
+    return OURS.search(file) is not None
+
+
+def user_frame(stack: Stack | None) -> Frame | None:
+    """The deepest frame that is the user's own: not the standard library's, an installed package's or ours."""
+    if stack is not None:
+        for frame in reversed(stack.frames):
+            if not is_library(frame.file):
+                return frame
+    return None
+
+
+def shown_frame(stack: Stack | None) -> Frame | None:
+    """The frame to show: the user's own, or else the deepest there is."""
+    return user_frame(stack) or (stack.frames[-1] if stack is not None and stack.frames else None)
+
+
+def function_of(frame: Frame) -> str:
+    """The function's name without where it was defined."""
+    return frame.function.rpartition("<locals>.")[2] or frame.function
 
 
 # ------------------------------------------------------------------------------------------------------ one area

@@ -1,6 +1,6 @@
 """What a stack waits for, in one of fifteen words: a table of functions that wait, of the standard library and others.
 
-Room: side wing, telemetry. Called by: recorder.pyx, once for each new stack. Calls: nothing.
+Room: side wing, telemetry. Called by: recorder.pyx, once for each new stack. Calls: reading.
 
 Told from the innermost frame outwards, as long as the frames are a library's: behind the first frame of the user's own
 nothing is known that would be his. What no row knows is a future, which is what everything else waits for in the end.
@@ -9,32 +9,11 @@ nothing is known that would be his. What no row knows is a future, which is what
 from __future__ import annotations
 
 import asyncio
-import sysconfig
 from collections.abc import Sequence
-from enum import IntEnum
+
+from fastserve.telemetry.lens.reading import Wait, is_library
 
 __all__ = ["Wait", "is_library", "wait_of"]
-
-
-class Wait(IntEnum):
-    """As it stands in the recording."""
-
-    FUTURE = 0  # not known any better
-    TIMER = 1
-    LOCK = 2
-    QUEUE = 3
-    CHILDREN = 4  # other tasks
-    THREAD = 5
-    POOL = 6  # a free connection of a pool
-    UPSTREAM = 7  # another server
-    RECEIVE = 8  # the client: bytes of its body
-    DRAIN = 9  # the client: to take its answer
-    EVENT = 10
-    IO = 11
-    SUBPROCESS = 12
-    YIELD = 13  # nothing: the others' turn
-    MESSAGE = 14  # the client: a message of its WebSocket
-
 
 WAITS: dict[str, dict[str, Wait]] = {
     # --- the standard library ---
@@ -135,22 +114,6 @@ is found counts: more special ones stand first."""
 
 WORDS = {"receive": Wait.RECEIVE, "drain": Wait.DRAIN, "message": Wait.MESSAGE}
 """What awaitables of this server say of themselves (`lens_wait`)."""
-
-_PATHS = sysconfig.get_paths()
-_LIBRARIES = tuple(sorted({_PATHS[name].replace("\\", "/") + "/" for name in ("stdlib", "platstdlib")}))
-
-
-def is_library(file: str) -> bool:
-    """Is it not the user's own? The standard library, what is installed, and this server."""
-    file = file.replace("\\", "/")
-    return (
-        file.startswith("<frozen")
-        or "/site-packages/" in file
-        or "/dist-packages/" in file
-        or file.startswith(_LIBRARIES)
-        or "fastserve/interfaces/" in file
-        or "fastserve/protocol/" in file
-    )
 
 
 def wait_of(frames: Sequence[tuple[str, str]], awaited: object, word: str | None) -> Wait:
