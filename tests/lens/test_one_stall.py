@@ -18,9 +18,12 @@ import pytest
 from lens.test_perfetto import check
 from process.running import RUNTIME, Running
 
-from examples import shop
-
 ROOT = Path(__file__).resolve().parent.parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # last: it must not hide the installed fastserve
+
+from examples import shop  # noqa: E402
+
 LIMIT = 60.0
 
 
