@@ -1540,12 +1540,16 @@ cdef class WSGICall(Call):
                     self.exchange = None
         finally:
             if trace is not None:
-                lens_thread.trace = None
-                if self.source is None:
-                    trace.end()
-                else:
-                    trace.suspend(None, None)
+                self._slice_over(trace)
             PyContext_Exit(context)
+        return 0
+
+    cdef int _slice_over(self, Trace trace) except -1:
+        lens_thread.trace = None
+        if self.source is None:
+            trace.end()
+        else:
+            trace.suspend(None, None)
         return 0
 
     cdef int _turn(self) except -1:
@@ -1601,11 +1605,7 @@ cdef class WSGICall(Call):
             self._turn()
         finally:
             if trace is not None:
-                lens_thread.trace = None
-                if self.source is None:
-                    trace.end()
-                else:
-                    trace.suspend(None, None)
+                self._slice_over(trace)
             PyContext_Exit(self.context)
 
 

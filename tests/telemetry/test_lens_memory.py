@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from fastserve.process import lensfile
 from fastserve.telemetry.lens import LensMemory, LensMode, Mode, parse_mode
 from fastserve.telemetry.lens.memory import AREA_SIZE, KIND_CODE, KIND_STACK, KIND_TEXT
 
@@ -50,14 +51,14 @@ def test_the_header_says_who_writes_and_where_things_are() -> None:
 
 
 def test_the_file_can_be_mapped_by_somebody_else() -> None:
-    memory = LensMemory(2)
+    memory = LensMemory(2, lensfile.memory("lens")[0])
     memory.area(1).start(0, os.getpid(), 1)
     assert os.pread(memory.fd, 8, AREA_SIZE) == b"FSLENS\0\1"
     assert os.fstat(memory.fd).st_size == 2 * AREA_SIZE
 
 
 def test_an_area_is_sparse_until_it_is_used() -> None:
-    memory = LensMemory(64)
+    memory = LensMemory(64, lensfile.memory("lens")[0])
     for seat in range(64):
         memory.area(seat).start(seat, os.getpid(), 1)
     assert os.fstat(memory.fd).st_blocks * 512 <= 64 * 3 * 4096

@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from telemetry.traced import CANCELLED, RAISED, RETURNED, Request, Traced, decode
+from telemetry.traced import CANCELLED, RAISED, RETURNED, Request, Traced, app_of, decode
 
 import fastserve
 from fastserve.lens.recording import Kind, Wait
@@ -39,12 +39,6 @@ def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
             return runner.run(asyncio.wait_for(coro, 60))
 
     return run
-
-
-def app_of(handler: Any) -> fastserve.App:
-    app = fastserve.App()
-    app.get("/")(handler)
-    return app
 
 
 async def traced(handler: Any, **options: Any) -> Request:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from telemetry.traced import Request, Traced
+from telemetry.traced import Request, Traced, app_of
 
 import fastserve
 from fastserve.lens.recording import Kind, Wait
@@ -116,9 +116,7 @@ def test_awaits_begin_and_end_when_the_handler_says(measured: Any) -> None:
                 notes.append((before, now()))
             return "x"
 
-        app = fastserve.App()
-        app.get("/")(handler)
-        async with Traced.serve(app) as server:
+        async with Traced.serve(app_of(handler)) as server:
             await in_thread(client, server.port, "/")
             await server.settle()
             root = server.last().root
@@ -155,9 +153,7 @@ def test_busy_is_what_the_handler_was_busy_for(how: str, measured: Any) -> None:
                 await asyncio.sleep(0)
             return "x"
 
-        app = fastserve.App()
-        app.get("/")(handler)
-        async with Traced.serve(app) as server:
+        async with Traced.serve(app_of(handler)) as server:
             await in_thread(client, server.port, "/")
             await server.settle()
             root = server.last().root
@@ -300,9 +296,7 @@ def test_threads_begin_and_end_when_they_say(measured: Any) -> None:
             await asyncio.gather(*(loop.run_in_executor(pool, work, now()) for _ in range(5)))
             return "x"
 
-        app = fastserve.App()
-        app.get("/")(handler)
-        async with Traced.serve(app) as server:
+        async with Traced.serve(app_of(handler)) as server:
             await in_thread(client, server.port, "/")
             await server.settle()
             runs = sorted(server.last().all(Kind.THREAD_RUN), key=lambda event: event.t)
@@ -326,9 +320,7 @@ def test_the_whole_is_the_clients_time_and_the_sum_of_its_parts(measured: Any) -
             notes.append((start, now()))
             return "x"
 
-        app = fastserve.App()
-        app.get("/")(handler)
-        async with Traced.serve(app) as server:
+        async with Traced.serve(app_of(handler)) as server:
             times = [await in_thread(client, server.port, "/") for _ in range(15)]
             await server.settle()
             requests = list(server.requests().values())

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastserve import App
 from fastserve.interfaces import make_handler, resolve
 from fastserve.lens.recording import Area as Read
 from fastserve.lens.recording import Event, Kind, Stack, Wait
@@ -169,6 +170,13 @@ def check(requests: dict[int, Request]) -> None:
     slices.sort()
     for (_, end, one), (start, _, other) in itertools.pairwise(slices):
         assert end <= start, f"{one} and {other} run at the same time"
+
+
+def app_of(handler: Any) -> App:
+    """One whose only route this is."""
+    app = App()
+    app.get("/")(handler)
+    return app
 
 
 class Traced:

@@ -16,7 +16,6 @@ was overwritten has another id there.
 
 import mmap
 import os
-import tempfile
 import time
 
 from libc.stdlib cimport calloc, free
@@ -41,9 +40,9 @@ if sizeof(Event) != 40 or sizeof(Header) > PAGE or AREA_SIZE % PAGE:
 
 
 cdef class LensMemory:
-    """Shared memory for `seats` worker processes, on a file that has no name. OSError if there is no such file.
+    """Shared memory for `seats` worker processes.
 
-    fd: its descriptor, for whoever maps it elsewhere; given: an empty file to have it in, which is closed with it.
+    fd: an empty file to have it in, which others may map, and which is closed with it; -1: only our children have it.
     area_size: bytes of one area.
     """
 
@@ -53,12 +52,12 @@ cdef class LensMemory:
         cdef Header *header
         if seats < 1:
             raise ValueError("the lens's memory has at least one seat")
-        self.fd = -1
+        self.fd = fd
         self.seats = seats
         self.area_size = AREA_SIZE
-        self.fd = fd if fd >= 0 else _nameless_file("fastserve-lens")
-        os.ftruncate(self.fd, seats * AREA_SIZE)
-        self._map = mmap.mmap(self.fd, seats * AREA_SIZE)
+        if fd >= 0:
+            os.ftruncate(fd, seats * AREA_SIZE)
+        self._map = mmap.mmap(fd, seats * AREA_SIZE)
         view = self._map
         self._data = &view[0]
         self._areas = [None] * seats
@@ -89,16 +88,6 @@ cdef class LensMemory:
         cdef int seat
         for seat in range(self.seats):
             self.area(seat).set_mode(mode.mode, mode.sample, mode.slow_ns)
-
-
-cdef int _nameless_file(str name) except -1:
-    if hasattr(os, "memfd_create"):
-        try:
-            return os.memfd_create(name, os.MFD_CLOEXEC)
-        except OSError:
-            pass   # a kernel without it, or a sandbox that forbids it
-    with tempfile.TemporaryFile(prefix=name) as file:
-        return os.dup(file.fileno())
 
 
 cdef class Area:
