@@ -55,7 +55,7 @@ cdef class Connection(Channel):
     # --- for the lens; all but the first only while requests are traced ---
     cdef int64_t _accepted_at
     cdef int64_t _first_byte_at      # of what is unread, or of the head that is half read; 0: there is nothing
-    cdef int64_t _in_kernel          # how long that byte had lain in the kernel; -1: not known
+    cdef int64_t _in_kernel          # how long that byte had lain in the kernel; -1: not known; UNASKED
     cdef uint32_t _number            # among the connections with a traced request; 0: none yet
     cdef bint _in_read               # inside _receive_stamped()
     cdef Trace _last_trace           # of the request that was answered last: the peer may not have taken its answer yet

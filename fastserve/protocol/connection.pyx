@@ -53,6 +53,7 @@ cdef enum:
     OWN_BODY_MIN = 4096      # body bytes still to come that are worth being read into an object of their own
     WRITE_HIGH = 65536       # unsent bytes at which the transport asks us to pause
     TRACED_TEXT = 128        # bytes of "METHOD /path" that the lens is told
+    UNASKED = -2             # of how long a byte had lain in the kernel
 
 cdef extern from *:
     """
@@ -231,13 +232,12 @@ cdef class Connection(Channel):
         return self._settle()
 
     cdef int _receive_stamped(self, const uint8_t *data, size_t length, object owner) except -1:
-        # For the lens: when did the first byte of a request come?
-        cdef int64_t now
+        # For the lens: when did the first byte of a request come? How long it had lain in the kernel is asked for a request that
+        # is traced, or that may be when the rest of it is here.
         if self.conn.reading != FS_BODY and (self._first_byte_at == 0 or (
                 self._end == self._start and not fs_conn_head_begun(&self.conn))):
-            now = precise_now()
-            self._first_byte_at = now
-            self._in_kernel = self._kernel_wait(now)
+            self._first_byte_at = precise_now()
+            self._in_kernel = UNASKED
         self._in_read = True
         try:
             return self._receive(data, length, owner)
@@ -245,6 +245,8 @@ cdef class Connection(Channel):
             self._in_read = False
             if self._end == self._start and not fs_conn_head_begun(&self.conn):
                 self._first_byte_at = 0   # nothing of a request is left unread
+            elif self._first_byte_at and self._in_kernel == UNASKED:
+                self._in_kernel = self._kernel_wait(self._first_byte_at)
 
     cdef int64_t _kernel_wait(self, int64_t now) except -2:
         # How long had what is read now lain in the kernel? -1: nobody says.
@@ -553,7 +555,7 @@ cdef class Connection(Channel):
         self.exchange = exchange
         service.seat.active += 1
         self._enter(IN_HANDLER, now)
-        if fs_lens_mode(service.lens_mode) >= TRACING:
+        if fs_lens_mode(service.lens_mode) >= TRACING and service.lens.wants():
             self._trace(exchange, data, now)
         if service.observer is not None:
             exchange.timed = service.observer.wants_moments
@@ -603,7 +605,7 @@ cdef class Connection(Channel):
         return pos
 
     cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1:
-        # The lens is on: does it want this one?
+        # The lens is on, and wants this one.
         cdef fs_request_head *head = &self.conn.head
         cdef Arrival arrival
         cdef uint8_t text[TRACED_TEXT]   # "METHOD /path": what is asked for stays the client's and ours
@@ -619,6 +621,8 @@ cdef class Connection(Channel):
         arrival.accepted = self._accepted_at
         arrival.first_byte = self._first_byte_at if self._first_byte_at else now
         arrival.head = now
+        if self._first_byte_at and self._in_kernel == UNASKED:
+            self._in_kernel = self._kernel_wait(self._first_byte_at)
         arrival.in_kernel = self._in_kernel if self._first_byte_at and self._in_kernel >= 0 else 0
         arrival.flags = 0 if self.served else FIRST_REQUEST
         if self._first_byte_at and self._in_kernel >= 0:

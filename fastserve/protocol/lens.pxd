@@ -77,8 +77,9 @@ cdef class Trace:
 
 
 cdef class Lens:
-    cdef uint32_t *mode                      # never NULL; TRACING or more: ask begin() about each request
-    cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival)   # None: not this one
+    cdef uint32_t *mode                      # never NULL; TRACING or more: ask wants() about each request
+    cdef bint wants(self) noexcept           # is this one to be traced? Asked once, before anything is done for it
+    cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival)   # one that it wants; None: it cannot
 
 
 cdef uint32_t *no_lens() noexcept            # a mode for who has none

@@ -71,6 +71,9 @@ cdef class Lens:
     def __cinit__(self):
         self.mode = no_lens()
 
+    cdef bint wants(self) noexcept:
+        return False
+
     cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival):
         return None
 

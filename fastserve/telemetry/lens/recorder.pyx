@@ -631,20 +631,27 @@ cdef class Recorder(Lens):
 
     # --- the door ---
 
+    cdef bint wants(self) noexcept:
+        cdef Header *header = self.area.header
+        if self.broken:
+            return False
+        try:
+            if self.switches != header.switches:
+                self._switched()
+        except BaseException as error:
+            self.broke(error)
+            return False
+        if header.mode == LENS_SAMPLE:
+            self.seen += 1
+            return header.sample <= 1 or (self.seen - 1) % header.sample == 0
+        return True
+
     cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival):
         cdef Header *header = self.area.header
         cdef uint32_t mode = header.mode
         cdef RequestTrace trace
         cdef int64_t first = arrival.first_byte
-        if self.broken:
-            return None
         try:
-            if self.switches != header.switches:
-                self._switched()
-            if mode == LENS_SAMPLE:
-                self.seen += 1
-                if header.sample > 1 and (self.seen - 1) % header.sample:
-                    return None
             if not self.hooked or self.timers_hooked != (mode == LENS_FULL):
                 self._install()
             trace = RequestTrace.__new__(RequestTrace)
@@ -1333,8 +1340,16 @@ cdef class Due:
         return repr(self.callback)
 
 
-cdef object _due(Recorder self, object callback, double seconds):
-    cdef Due due = Due.__new__(Due)
+cdef object _due(Hook hook, object callback, object moment, bint absolute):
+    """What is to run at that moment in place of the callback of a timer."""
+    cdef Recorder self = hook.recorder
+    cdef double seconds
+    cdef Due due
+    if self.current is None or self.broken or not callable(callback) or type(callback) is Due \
+            or not isinstance(moment, (int, float)):
+        return callback
+    seconds = moment - self.loop.time() if absolute else moment
+    due = Due.__new__(Due)
     due.recorder = self
     due.of = self.current.of
     due.task = self.current.number
@@ -1345,22 +1360,14 @@ cdef object _due(Recorder self, object callback, double seconds):
 
 def _call_later(Hook hook):
     def call_later(delay, callback, *arguments, **named):
-        cdef Recorder self = hook.recorder
-        if self.current is not None and not self.broken and callable(callback) and type(callback) is not Due \
-                and isinstance(delay, (int, float)):
-            callback = _due(self, callback, delay)
-        return hook.original(delay, callback, *arguments, **named)
+        return hook.original(delay, _due(hook, callback, delay, False), *arguments, **named)
 
     return call_later
 
 
 def _call_at(Hook hook):
     def call_at(when, callback, *arguments, **named):
-        cdef Recorder self = hook.recorder
-        if self.current is not None and not self.broken and callable(callback) and type(callback) is not Due \
-                and isinstance(when, (int, float)):
-            callback = _due(self, callback, when - self.loop.time())
-        return hook.original(when, callback, *arguments, **named)
+        return hook.original(when, _due(hook, callback, when, True), *arguments, **named)
 
     return call_at
 
