@@ -24,7 +24,7 @@ from fastserve.lens.explain import explain as told
 from fastserve.lens.explain import nothing_recorded
 from fastserve.lens.findings import find, parse_ignored
 from fastserve.lens.model import Model, RequestTrace, build, place
-from fastserve.lens.recording import Recording, running, switch
+from fastserve.lens.recording import Recording, request_id, running, switch
 from fastserve.lens.top import Top, plain
 from fastserve.lens.wording import WAITS_FOR, count, duration
 from fastserve.process import lensfile
@@ -320,7 +320,7 @@ def last_words(recording: Recording, file: str) -> str:
             f"worker {worker.slot} (pid {worker.pid}), lens {worker.mode}, {count(len(worker.live), 'request')} in flight"
         )
         for live in worker.live:
-            number = f"w{worker.slot}-{live.request:04x}  " if live.request else ""
+            number = f"{request_id(worker.slot, live.request)}  " if live.request else ""
             doing = {"running": "ran", "ready": "could run", "waiting": "waited"}.get(live.state, "")
             if doing and live.state_since_ns:
                 doing += f" for {duration(max(0, now - live.state_since_ns))}"

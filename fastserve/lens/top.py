@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fastserve.lens.findings import Finding, Ignored, find
 from fastserve.lens.model import Model, RequestTrace, build, place, shown_frame
-from fastserve.lens.recording import Live, Recording, WorkerRecording
+from fastserve.lens.recording import Live, Recording, WorkerRecording, request_id
 from fastserve.lens.wording import WAITS_FOR, duration, share
 from fastserve.protocol.board import LATENCY_BOUNDS
 
@@ -327,7 +327,7 @@ def _flights(recording: Recording, model: Model) -> list[Flight]:
         for live in worker.live:
             age = max(0, recording.taken_ns - live.since_ns)
             since = max(0, recording.taken_ns - live.state_since_ns) if live.state_since_ns else 0
-            number = f"w{worker.slot}-{live.request:04x}" if live.request else ""
+            number = request_id(worker.slot, live.request) if live.request else ""
             holds = live.state == "running" and (since > 50_000_000 or others_wait > 0)
             at = _where(live, worker, model.by_id.get(number))
             found.append(Flight(number, worker.slot, live.text, age, live.state, since, at, holds))

@@ -49,6 +49,7 @@ from fastserve.telemetry.lens.memory cimport (
 
 from fastserve.protocol.lens import LOOP_ATTRIBUTE
 from fastserve.protocol.lens import thread as lens_thread
+from fastserve.telemetry.lens.reading import request_id
 from fastserve.telemetry.lens.waits import wait_of
 
 __all__ = ["Recorder"]
@@ -481,7 +482,7 @@ cdef class RequestTrace(Trace):
             if polls:
                 parts.append(f"busy;dur={busy / 1e6:.1f}, sched;dur={scheduled / 1e6:.1f}, idle;dur={self.idle / 1e6:.1f}")
                 parts.append(f'polls;desc="{polls}"')
-            parts.append(f'fs;desc="w{self.recorder.area.header.slot}-{self.request:04x}"')
+            parts.append(f'fs;desc="{request_id(self.recorder.area.header.slot, self.request)}"')
             return ", ".join(parts).encode()
         except BaseException as error:
             self.recorder.broke(error)
