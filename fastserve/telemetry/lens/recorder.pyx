@@ -49,6 +49,7 @@ from fastserve.telemetry.lens.memory cimport (
 
 from fastserve.protocol.lens import LOOP_ATTRIBUTE
 from fastserve.protocol.lens import thread as lens_thread
+from fastserve.protocol.tasks import tasks_by_loop
 from fastserve.telemetry.lens.reading import request_id
 from fastserve.telemetry.lens.waits import wait_of
 
@@ -182,6 +183,19 @@ cdef extern from *:
       return NULL;
     }
 
+    /* Future.cancelled() of asyncio's own type, without a call through Python; NULL: it is not made as it is known to be. */
+    static PyTypeObject *fs_future_type;
+    static PyCFunction fs_future_cancelled;
+    static void fs_know_future(PyObject *type) {
+      PyObject *attributes = ((PyTypeObject *)type)->tp_dict;
+      PyObject *method = attributes == NULL ? NULL : PyDict_GetItemString(attributes, "cancelled"); /* borrowed; the type lives on */
+      fs_future_type = (PyTypeObject *)type;
+      if (method != NULL && Py_IS_TYPE(method, &PyMethodDescr_Type) && ((PyMethodDescrObject *)method)->d_method->ml_flags == METH_NOARGS)
+        fs_future_cancelled = ((PyMethodDescrObject *)method)->d_method->ml_meth;
+    }
+    static inline int fs_is_plain_future(PyObject *thing) { return fs_future_cancelled != NULL && Py_IS_TYPE(thing, fs_future_type); }
+    static inline PyObject *fs_plain_cancelled(PyObject *future) { return fs_future_cancelled(future, NULL); }
+
     static int fs_line_of(PyObject *code, int offset) { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
 
     /* as Cython writes it; in CPython the second is PyObject *const *, which is passed alike */
@@ -208,6 +222,9 @@ cdef extern from *:
     ctypedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
     object fs_bind_call_soon(fs_call_soon function, object self)
     PyObject *fs_name_of(object thing)
+    void fs_know_future(object kind)
+    bint fs_is_plain_future(object thing)
+    object fs_plain_cancelled(object future)
     int fs_line_of(PyObject *code, int offset)
 
 cdef extern from "Python.h":
@@ -225,6 +242,8 @@ if not fs_know_getters():
 cdef object Task = asyncio.Task
 cdef object Future = asyncio.Future
 cdef object _current_task = asyncio.current_task
+cdef dict _current_tasks = tasks_by_loop()
+fs_know_future(Future)
 cdef str ANYIO = "anyio._backends._asyncio"
 cdef object _anyio_before = None    # what stood where our _run_sync stands now
 cdef int _recorders = 0
@@ -443,7 +462,7 @@ cdef class RequestTrace(Trace):
             if yielded is None:
                 root.handed = True   # nothing is handed back: asyncio's first step is the next slice
                 recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)
-            elif recorder.bracketed and isinstance(yielded, Future):
+            elif recorder.bracketed and (fs_is_plain_future(yielded) or isinstance(yielded, Future)):
                 marker = Marker.__new__(Marker)
                 marker.trace = root
                 self.marker = marker
@@ -517,6 +536,20 @@ cdef class RequestTrace(Trace):
         except BaseException as error:
             self.recorder.broke(error)
             return None
+
+
+cdef PyObject *_running(object loop) except? NULL:
+    # Borrowed: the task that runs there; NULL: none does.
+    if _current_tasks is not None:
+        return PyDict_GetItemWithError(_current_tasks, loop)
+    task = _current_task(loop)
+    return NULL if task is None else <PyObject *>task   # the loop holds it
+
+
+cdef bint _is_cancelled(object thing) except -1:
+    if fs_is_plain_future(thing):
+        return fs_plain_cancelled(thing) is True
+    return isinstance(thing, Future) and thing.cancelled()
 
 
 cdef void _show(TaskTrace trace, unsigned state, int64_t now) noexcept:
@@ -943,8 +976,9 @@ cdef class Recorder(Lens):
 
     cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0:
         cdef TaskTrace current = self.current
+        cdef PyObject *running
         cdef uint64_t by = 0 if current is None else current.number
-        if future is not None and isinstance(future, Future) and future.cancelled():
+        if future is not None and _is_cancelled(future):
             return <uint64_t>BY_CANCEL << 32 | by
         if current is trace:
             return <uint64_t>BY_SELF << 32 | by
@@ -956,10 +990,10 @@ cdef class Recorder(Lens):
             return <uint64_t>BY_TIMER << 32
         if trace.wait == WAIT_THREAD:
             return <uint64_t>BY_THREAD << 32
-        running = _current_task(self.loop)
-        if running is None:
+        running = _running(self.loop)
+        if running == NULL:
             return <uint64_t>BY_CALLBACK << 32
-        if <PyObject *>running == trace.task:
+        if running == trace.task:
             return <uint64_t>BY_SELF << 32 | trace.number   # what it waits for was done already
         return <uint64_t>BY_TASK << 32   # one that is not traced
 
@@ -1047,7 +1081,7 @@ cdef class Recorder(Lens):
                 count += 1
                 thing = fs_awaited(thing)
             else:
-                kind = self._kind_of(thing)
+                kind = IS_FUTURE_ITERATOR if <PyObject *>Py_TYPE(thing) == <PyObject *>FutureIterator else self._kind_of(thing)
                 if kind == BY_CR_AWAIT:
                     code = getattr(thing, "cr_code", None)
                     if code is not None:
@@ -1186,7 +1220,8 @@ cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t coun
         self.broke(error)
         instead = callback
     if instead is callback:
-        if self.current is None or count != 2 or type(callback) is Because or not isinstance(<object>arguments[1], Future):
+        if self.current is None or count != 2 or type(callback) is Because or not (
+                fs_is_plain_future(<object>arguments[1]) or isinstance(<object>arguments[1], Future)):
             return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
         # What a task has completed tells others of it: gather() and TaskGroup wake up who waits for it.
         instead = _because(self, callback)
