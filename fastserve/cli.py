@@ -7,9 +7,13 @@ Every error of the operator is one line on stderr and a non-zero exit code.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
 import json
+import logging
 import os
+import resource
 import sys
 import threading
 import time
@@ -30,15 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 stopped gracefully, 1 forced, 2 wrong usage, 3 cannot start."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     code = 1
+    prepare_streams()
     try:
         code = COMMANDS[given[0]].run(given[1:]) if given and given[0] in COMMANDS else serve(given)
+        sys.stdout.flush()  # here a full disk is an error; in Python's own end it would be a traceback
     except ConfigError as error:
         details = getattr(error, "details", "")  # the traceback of the application, which is not ours to hide
         code = complain(f"{details}fastserve: error: {_one_line(str(error))}", error.exit_code)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # `fastserve check ... | head`: nobody reads any more, which is no fault
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
+    except OSError as error:
+        if logging.getLogger("fastserve").isEnabledFor(logging.DEBUG):
+            logging.getLogger("fastserve").debug("where it failed:", exc_info=True)
+        code = complain(f"fastserve: error: {_reason(error)}", code or 1)
+        _forget_stdout()
     leave_stuck_threads(code)
     return code
 
@@ -50,6 +61,8 @@ def serve(arguments: Sequence[str]) -> int:
     """The command without a name: serve an application, or say what would be served."""
     if "-h" in arguments or "--help" in arguments:
         return show_help(arguments)
+    if "--version" in arguments:
+        return show_version(arguments)
     found = gather(arguments, real_environment())
     if found.print:
         sys.stdout.write(print_config(found.config))
@@ -230,6 +243,54 @@ COMMANDS: dict[str, Command] = {
 }
 """A first word that stands here is a command; any other is an application (a module of that name: `help:app`). The help
 and the completion of shells are made from this table."""
+
+
+# ------------------------------------------------------------------------------------------------- standard streams
+
+
+def prepare_streams() -> None:
+    """stdin, stdout and stderr that can be used, however the command was started.
+
+    A closed one leads nowhere: else the first socket would get its number, and libuv ends a process that closes that. What
+    the encoding of stdout does not have is a question mark rather than an exception.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", errors="replace", closefd=False))
+    codecs.register_error("fastserve", _nearest)
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="fastserve")
+
+
+def _nearest(error: UnicodeError) -> tuple[bytes, int]:
+    """A handler of encoding errors: names of files as the bytes they are, other characters as question marks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return b"".join(bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else b"?" for one in text), error.end
+
+
+def _forget_stdout() -> None:
+    """What is still to be written there is not: Python would try once more at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reason(error: OSError) -> str:
+    """Why the system refused something that has no message of its own, and what to do."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        more = hard if hard > soft else 65536
+        return f"{reason}: ulimit -n is {soft} (ulimit -n {more}, LimitNOFILE= of systemd, nofile of the container)"
+    if error.filename is not None:
+        return f"{reason}: {os.fsdecode(error.filename)!r}"
+    return f"cannot write: {reason}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF) else reason
 
 
 # ---------------------------------------------------------------------------------------------------------- ending

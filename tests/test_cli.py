@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from process.running import HERE, Running, get_unix, until
+from process.running import HERE, RUNTIME, Running, get_unix, until
 
 from fastserve import cli
 from fastserve._version import __version__
@@ -245,9 +247,7 @@ def test_help_is_the_same_by_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["version"]) == 0
     assert capsys.readouterr().out == f"fastserve {__version__}\n"
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
-    assert caught.value.code == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastserve {__version__}\n"
 
 
@@ -421,3 +421,81 @@ def test_stdout_that_is_gone_does_not_stop_the_server(tmp_path: Path) -> None:
         assert server.get() == "hello"
         assert server.stop() == 0
         assert "Traceback" not in server.err
+
+
+# ------------------------------------------------------------------------------------------------- standard streams
+
+PRINTING = [
+    ("help",),
+    ("--version",),
+    ("top", "--help"),
+    ("completion", "bash"),
+    ("--print-config", *APP),
+    ("--check-config", *APP),
+    ("check", *APP, "--port", "0"),
+]
+
+
+def in_shell(tmp_path: Path, redirections: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command, as a shell starts it with these redirections."""
+    command = shlex.join([sys.executable, "-m", "fastserve", *arguments])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {redirections}"],
+        cwd=tmp_path,
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_a_full_disk_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = in_shell(tmp_path, ">/dev/full", *arguments)
+    assert (result.returncode, result.stderr) == (1, "fastserve: error: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_a_closed_stdout_is_nothing_to_complain_of(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = in_shell(tmp_path, ">&-", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("redirections", [">&-", ">/dev/full", "2>/dev/full", ">&- 2>&- <&-"])
+def test_it_serves_whatever_its_standard_streams_are(tmp_path: Path, redirections: str) -> None:
+    """libuv ends a process that closes a socket numbered 0 to 2; a banner that cannot be written is no reason to end."""
+    command = ["sh", "-c", f'exec "$0" -m fastserve "$@" {redirections}', sys.executable]
+
+    def answer() -> bytes:
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            return get_unix(tmp_path / "s")
+        return b""
+
+    with Running(*APP, "--uds", "s", "--no-supervisor", cwd=tmp_path, command=command) as server:
+        until(lambda: b"hello" in answer() or server.process.poll() is not None, "an answer")
+        assert server.stop() == 0
+
+
+def test_too_few_descriptors_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'ulimit -n 20; exec "$0" -m fastserve "$@"', sys.executable]
+    with Running(*APP, "--port", "0", cwd=tmp_path, command=command) as server:
+        assert server.wait() == 1
+        assert len(server.lines) == 1
+        assert re.match(
+            r"fastserve: error: Too many open files: ulimit -n is 20 \(ulimit -n \d+, LimitNOFILE=", server.err
+        )
+
+
+def test_characters_that_a_terminal_lacks_are_question_marks(tmp_path: Path) -> None:
+    """In an ASCII locale; the name of a folder is the bytes that it is."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "XDG_RUNTIME_DIR": RUNTIME}
+    folder = tmp_path / "Büro"
+    folder.mkdir()
+    with Running(*APP, "--uds", "s", "--lens", "full", "--name", "ascii", cwd=tmp_path) as server:
+        server.ready()
+        result = in_shell(folder, "", "top", str(server.pid), "--once", **ascii_only)
+        assert result.returncode == 0 and "?????" in result.stdout and result.stderr == ""
+        get_unix(tmp_path / "s")
+        result = in_shell(folder, "", "trace", str(server.pid), "-o", f"{folder}/x.html", **ascii_only)
+        assert result.returncode == 0 and result.stdout.startswith(f"{folder}/x.html: "), result.stderr

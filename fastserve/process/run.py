@@ -7,6 +7,7 @@ pidfile, envfile; interfaces (make_handler, to try an application without servin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -136,8 +137,9 @@ def announce(config: Config, addresses: Sequence[Address], interface: str, pids:
         *([f"  reload       {note}"] if note else []),
         f"  {paint('32', 'ready')}        stop with Ctrl-C",
     ]
-    sys.stderr.write("\n".join(lines) + "\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk: requests are served all the same
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
 
 
 def check(config: Config) -> str:
