@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import difflib
 import errno
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import threading
@@ -21,10 +23,10 @@ from collections.abc import Callable, Sequence
 
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
-from fastserve.process.arguments import Command, help_text
+from fastserve.process.arguments import Command, command_help, help_text
 from fastserve.process.completion import SHELLS, script
 from fastserve.process.envfile import real_environment
-from fastserve.process.logs import painter
+from fastserve.process.logs import painter, width_of
 from fastserve.process.sources import gather, print_config
 
 __all__ = ["main"]
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here a full disk is an error; in Python's own end it would be a traceback
     except ConfigError as error:
         details = getattr(error, "details", "")  # the traceback of the application, which is not ours to hide
-        code = complain(f"{details}fastserve: error: {_one_line(str(error))}", error.exit_code)
+        hint = _meant(given, str(error))
+        code = complain(f"{details}fastserve: error: {_one_line(str(error))}{hint}", error.exit_code)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # `fastserve check ... | head`: nobody reads any more, which is no fault
@@ -60,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(arguments: Sequence[str]) -> int:
     """The command without a name: serve an application, or say what would be served."""
     if "-h" in arguments or "--help" in arguments:
-        return show_help(arguments)
+        return show_help(())
     if "--version" in arguments:
-        return show_version(arguments)
+        return show_version(())
     found = gather(arguments, real_environment())
     if found.print:
         sys.stdout.write(print_config(found.config))
@@ -81,13 +84,15 @@ def serve(arguments: Sequence[str]) -> int:
 
 def develop(arguments: Sequence[str]) -> int:
     """fastserve dev: what one wants while writing an application."""
+    if "-h" in arguments or "--help" in arguments:
+        return show_help(("dev",))
     return serve(["--dev", *arguments])
 
 
 def examine(arguments: Sequence[str]) -> int:
     """fastserve check: would it serve, and serve well? 0 if nothing is an error, 1 if something is."""
     if "-h" in arguments or "--help" in arguments:
-        return show_help(arguments)
+        return show_help(("check",))
     from fastserve.process import check
 
     as_json = "--json" in arguments
@@ -126,19 +131,34 @@ CHECK_COLOURS = {"ok": "32", "note": "36", "warning": "33", "error": "31;1"}
 def complete(arguments: Sequence[str]) -> int:
     """fastserve completion: the script that teaches a shell to complete our command lines."""
     if "-h" in arguments or "--help" in arguments:
-        return show_help(arguments)
+        return show_help(("completion",))
     if len(arguments) != 1:
         raise ConfigError(f"a shell is missing: fastserve completion {'|'.join(SHELLS)}", exit_code=2)
     sys.stdout.write(script(arguments[0], COMMANDS))
     return 0
 
 
-def show_help(_arguments: Sequence[str]) -> int:
-    sys.stdout.write(help_text(COMMANDS, painter(sys.stdout)))
+def show_help(arguments: Sequence[str]) -> int:
+    """fastserve help: of everything, or of one command."""
+    names = [word for word in arguments if not word.startswith("-")]
+    width = min(width_of(sys.stdout, HELP_WIDTH), HELP_WIDTH)
+    if names and names[0] not in COMMANDS:
+        close = difflib.get_close_matches(names[0], COMMANDS, 1)
+        hint = f"; did you mean {close[0]}?" if close else f": {', '.join(COMMANDS)}"
+        raise ConfigError(f"there is no command {names[0]!r}{hint}", exit_code=2)
+    if names:
+        sys.stdout.write(command_help(names[0], COMMANDS[names[0]], painter(sys.stdout), width))
+    else:
+        sys.stdout.write(help_text(COMMANDS, painter(sys.stdout), width))
     return 0
 
 
-def show_version(_arguments: Sequence[str]) -> int:
+HELP_WIDTH = 110  # at most: longer lines are hard to read
+
+
+def show_version(arguments: Sequence[str]) -> int:
+    if any(not word.startswith("-") for word in arguments[:1]):
+        raise ConfigError(f"too many arguments: {' '.join(arguments)}", exit_code=2)
     print(f"fastserve {__version__}")
     return 0
 
@@ -163,12 +183,18 @@ SOME = (
 """Which of the recorded requests."""
 
 COMMANDS: dict[str, Command] = {
-    "dev": Command(develop, "MODULE:APP [options]", "serve it while you write it: reload, colours, everything told"),
+    "dev": Command(
+        develop,
+        "MODULE:APP [options]",
+        "serve it while you write it: reload, colours, everything told",
+        more="As fastserve MODULE:APP --dev, with every option of the server: fastserve --help.",
+    ),
     "check": Command(
         examine,
         "MODULE:APP [options]",
         "say whether it would serve, and serve well on this machine",
         (("--json", "", "say it as JSON"),),
+        "With every option of the server, as it will be started: fastserve --help. Exit code 1 if something is an error.",
     ),
     "top": Command(
         look("top"),
@@ -180,12 +206,14 @@ COMMANDS: dict[str, Command] = {
             ("--every", "SECONDS", "between two looks (default 2)"),
             IGNORE,
         ),
+        "The live view needs textual (pip install 'fastserve-http[top]'); without it, and in a pipe, this is --plain.",
     ),
     "explain": Command(
         look("explain"),
         "[TARGET] [WHICH]",
         "one request in sentences: where it waited, and for whom",
         (*SOME, ("--no-source", "", "do not show the text of lines")),
+        "WHICH is the id of a request (w1-0a31), `last` (that ended) or `slowest` (the default).",
     ),
     "trace": Command(
         look("trace"),
@@ -209,17 +237,20 @@ COMMANDS: dict[str, Command] = {
             ("--fail-on", "CODES", "exit code 1 if one of these is found: FS001,FS005, any"),
             IGNORE,
         ),
+        "The codes are explained in docs/findings.md.",
     ),
     "blackbox": Command(
         look("blackbox"),
         "[FILE]",
         "what a worker was doing when it died",
         (("--list", "", "list what there is, the newest first"),),
+        "FILE is a recording or a folder of them; none: those that the servers of this user have left.",
     ),
     "lens": Command(
         look("lens"),
         "[TARGET] [MODE]",
-        "what a running server records; with a MODE (see --lens), switch it",
+        "what a running server records; with a MODE, switch it",
+        more="MODE: ready (nothing), stalls, sample:N (1 request in N), slow:DURATION (those that took longer), full.",
     ),
     "otel": Command(
         look("otel"),
@@ -237,8 +268,13 @@ COMMANDS: dict[str, Command] = {
         "lessons in a browser: where a request waits, and why",
         (("--port", "PORT", "of 127.0.0.1 (default: a free one)"), ("--open", "", "open a browser")),
     ),
-    "completion": Command(complete, "|".join(SHELLS), "print the script that completes these lines in a shell"),
-    "help": Command(show_help, "", "print this help"),
+    "completion": Command(
+        complete,
+        "|".join(SHELLS),
+        "print the script that completes these lines in a shell",
+        more='In bash, for now: eval "$(fastserve completion bash)". To keep it, and other shells: docs/install.md.',
+    ),
+    "help": Command(show_help, "[COMMAND]", "print this help, or that of a command"),
     "version": Command(show_version, "", "print the version"),
 }
 """A first word that stands here is a command; any other is an application (a module of that name: `help:app`). The help
@@ -301,6 +337,14 @@ def complain(text: str, code: int) -> int:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
     return code
+
+
+def _meant(given: Sequence[str], message: str) -> str:
+    """A first word that is neither an application nor a command, but nearly one."""
+    if not given or "did you mean" in message or not re.match(r"module \S+ not found in|unrecognized arg", message):
+        return ""
+    close = difflib.get_close_matches(given[0], COMMANDS, 1)
+    return f"; did you mean fastserve {close[0]}?" if close else ""
 
 
 def _one_line(text: str) -> str:

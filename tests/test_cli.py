@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -233,15 +234,76 @@ def test_every_option_has_a_flag_in_the_help(capsys: pytest.CaptureFixture[str])
             assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text), flag
     for group in {option.group for option in OPTIONS.values()}:
         assert f"\n{group}:\n" in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 110
+    assert "%%" not in text
+
+
+@pytest.mark.parametrize(("columns", "longest"), [(80, 80), (200, 110)])
+def test_the_help_fits_the_terminal(columns: int, longest: int) -> None:
+    for arguments in (["help"], *(["help", name] for name in cli.COMMANDS)):
+        text = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(arguments, columns))
+        assert "Usage: fastserve" in text
+        assert max(map(len, text.splitlines())) <= longest, text
+
+
+def on_a_terminal(arguments: list[str], columns: int, **environ: str) -> str:
+    """What the command writes to a terminal of that width."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environ = {**{name: value for name, value in os.environ.items() if name != "NO_COLOR"}, "TERM": "xterm", **environ}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastserve", *arguments], stdout=theirs, stderr=theirs, stdin=theirs, env=environ
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        with contextlib.suppress(OSError):  # EIO: the last one has closed it
+            while data := os.read(ours, 65536):
+                shown += data
+    finally:
+        os.close(ours)
+        process.wait(10)
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)], ids=str
+)
+def test_the_help_has_colours_where_they_are_wanted(environ: dict[str, str], coloured: bool) -> None:
+    assert ("\x1b[" in on_a_terminal(["help", "top"], 80, **environ)) is coloured
 
 
 def test_help_is_the_same_by_flag(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["help"])
     by_command = capsys.readouterr().out
-    for arguments in (["-h"], ["--help"], ["a:b", "--port", "1", "--help"], ["dev", "--help"]):
+    for arguments in (["-h"], ["--help"], ["a:b", "--port", "1", "--help"]):
         assert cli.main(arguments) == 0
         assert capsys.readouterr().out == by_command
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_of_a_command_is_short(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert cli.main(["help", name]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: fastserve {name}") and len(text.splitlines()) < 25
+    if name not in ("help", "version"):
+        assert cli.main([name, "--help"]) == 0
+        assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "end"),
+    [
+        (("chek", "shop.web:app"), 2, "unrecognized arguments: shop.web:app; did you mean fastserve check?"),
+        (("docter",), 3, "or on sys.path; did you mean fastserve doctor?"),
+        (("help", "tpo"), 2, "there is no command 'tpo'; did you mean top?"),
+        (("version", "1"), 2, "too many arguments: 1"),
+    ],
+)
+def test_a_misspelt_command(tmp_path: Path, arguments: tuple[str, ...], code: int, end: str) -> None:
+    result = in_shell(tmp_path, "", *arguments)
+    assert (result.returncode, result.stderr.count("\n")) == (code, 1)
+    assert result.stderr.startswith("fastserve: error: ") and result.stderr.endswith(end + "\n")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,8 @@ from fastserve.lens.recording import Recording, request_id, running, switch
 from fastserve.lens.top import Top, plain
 from fastserve.lens.wording import WAITS_FOR, count, duration
 from fastserve.process import lensfile
-from fastserve.process.arguments import Command, Parser
-from fastserve.process.logs import painter
+from fastserve.process.arguments import Command, Parser, command_help
+from fastserve.process.logs import painter, width_of
 from fastserve.process.values import duration as seconds
 from fastserve.telemetry.lens.modes import parse_mode
 
@@ -51,7 +51,7 @@ KINDS: dict[str, Callable[[str], Any]] = {"DURATION": seconds, "SECONDS": second
 def run(name: str, command: Command, arguments: Sequence[str]) -> int:
     """The command `name`; `command` is its row of the table in cli.py, of which its flags and its help are made."""
     if "-h" in arguments or "--help" in arguments:
-        sys.stdout.write(_help(name, command))
+        sys.stdout.write(command_help(name, command, painter(sys.stdout), min(width_of(sys.stdout, 110), 110)))
         return 0
     given = _parser(name, command).parse_args(list(arguments))
     try:
@@ -83,21 +83,6 @@ def _checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return converter
-
-
-def _help(name: str, command: Command) -> str:
-    lines = [f"Usage: fastserve {name} {command.takes}".rstrip(), "", f"{command.about[0].upper()}{command.about[1:]}."]
-    if command.flags:
-        lines += ["", "Options:"]
-        lines += [f"  {f'{flag} {metavar}'.strip():<24} {about}" for flag, metavar, about in command.flags]
-    if name in MORE:
-        lines += ["", MORE[name]]
-    if "TARGET" in command.takes:
-        lines += [
-            "",
-            "TARGET is the name or pid of a running server, or a recording (.fsx); none: the only one that runs.",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _words(given: argparse.Namespace, most: int) -> list[str]:
@@ -133,7 +118,7 @@ def top(given: argparse.Namespace) -> int:
 
 def _print_top(look: Top, first: Recording, target: str | int, every: float, *, once: bool) -> int:
     """Lines of text, for pipes and terminals that can no more. `once`: two looks, so that there are rates."""
-    width = _width()
+    width = width_of(sys.stdout, 140)
     view = look.look(first)
     if first.source == "file":
         sys.stdout.write(plain(view, width))
@@ -150,13 +135,6 @@ def _print_top(look: Top, first: Recording, target: str | int, every: float, *, 
         sys.stdout.flush()
         if once:
             return 0
-
-
-def _width() -> int:
-    try:
-        return max(60, os.get_terminal_size(sys.stdout.fileno()).columns)
-    except (OSError, ValueError):
-        return 140
 
 
 # ------------------------------------------------------------------------------------------------------- one request
@@ -378,15 +356,6 @@ def _list_servers(target: str) -> int:
         print(f"{one.name}  pid {one.pid}  {count(one.workers, 'worker')}  lens {one.mode}  {where}".rstrip())
     return 0
 
-
-MORE = {
-    "top": "The live view needs textual (pip install 'fastserve-http[top]'); without it, and in a pipe, this is --plain.",
-    "explain": "WHICH is the id of a request (w1-0a31), `last` (that ended) or `slowest` (the default).",
-    "doctor": "The codes are explained in docs/findings.md.",
-    "blackbox": "FILE is a recording or a folder of them; none: those that the servers of this user have left.",
-    "lens": "MODE: ready (nothing), stalls, sample:N (1 request in N), slow:DURATION (those that took longer), full.",
-}
-"""What the help of a command says besides."""
 
 # ------------------------------------------------------------------------------------------------------------ otel
 

@@ -1,6 +1,7 @@
 """logs: where the server's own messages go, and in which colours.
 
-Room: floor 3. Called by: run.py, reload.py, cli.py (colour of the help). Calls: importer.py (theirs), errors.py.
+Room: floor 3. Called by: run.py, reload.py, cli.py and lens/ (colour and width of what they print). Calls: importer.py
+(theirs), errors.py.
 A program that has set up logging of its own keeps it. `--log-config` takes what uvicorn takes, and TOML.
 """
 
@@ -20,7 +21,7 @@ from fastserve.errors import ConfigError
 from fastserve.process.config import Config
 from fastserve.process.importer import theirs
 
-__all__ = ["Painter", "configure_logging", "load_log_config", "painter"]
+__all__ = ["Painter", "configure_logging", "load_log_config", "painter", "width_of"]
 
 FORMAT = "%(asctime)s [%(process)d] %(levelname)s: %(message)s"
 COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
@@ -33,6 +34,15 @@ def painter(stream: TextIO, wanted: bool | None = None) -> Painter:
     if colour is None:
         colour = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return lambda code, text: f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
+
+def width_of(stream: TextIO, otherwise: int, least: int = 60) -> int:
+    """Characters of a line of this terminal; `otherwise` if it is none."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return otherwise
+    return max(columns, least) if columns else otherwise
 
 
 class TheirFormatter(logging.Formatter):
