@@ -46,6 +46,7 @@ class Child:
     why: str = ""  # what it replaces its predecessor for
     pid: int = 0
     state: State = State.BOOTING
+    loaded: bool = False  # the application is imported: its startup runs
     interface: str = ""
     failure: ConfigError | None = None  # its own account of why it cannot start
     started_at: float = field(default_factory=time.monotonic)

@@ -145,7 +145,7 @@ def test_scaling(tmp_path: Path, time_: int) -> None:
             load.storm(200)
             for count in (3, 2, 1):
                 server.signal(signal.SIGTTOU)  # one by one: the kernel folds signals that are pending
-                server.wait_for(f"TTOU: {count} workers")
+                server.wait_for(f"TTOU: {count} worker")
             until(lambda: len(children(server.pid)) == 1, "one worker")
             load.storm(200)  # three queues have no worker of their own any more
         row("2 to 4 workers to 1", load)
