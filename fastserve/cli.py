@@ -341,9 +341,9 @@ def complain(text: str, code: int) -> int:
 
 def _meant(given: Sequence[str], message: str) -> str:
     """A first word that is neither an application nor a command, but nearly one."""
-    if not given or "did you mean" in message or not re.match(r"module \S+ not found in|unrecognized arg", message):
+    if "did you mean" in message or not re.match(r"module \S+ not found in|unrecognized arguments: [^-]", message):
         return ""
-    close = difflib.get_close_matches(given[0], COMMANDS, 1)
+    close = difflib.get_close_matches(given[0], COMMANDS, 1, 0.7) if ":" not in given[0] else []
     return f"; did you mean fastserve {close[0]}?" if close else ""
 
 

@@ -561,3 +561,22 @@ def test_characters_that_a_terminal_lacks_are_question_marks(tmp_path: Path) -> 
         get_unix(tmp_path / "s")
         result = in_shell(folder, "", "trace", str(server.pid), "-o", f"{folder}/x.html", **ascii_only)
         assert result.returncode == 0 and result.stdout.startswith(f"{folder}/x.html: "), result.stderr
+
+
+# ----------------------------------------------------------------------------------------- habits from other servers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--http", "h11"), "--http h11; --http of uvicorn: leave it out (there is one parser)"),
+        (("-k", "gevent"), "-k gevent; --worker-class of gunicorn is --interface here (found out by itself."),
+        (("--blocking-threads=1",), "--blocking-threads=1; --blocking-threads of granian is --threads here"),
+        (("--ssl-crl", "x"), "--ssl-crl x; --ssl-crl of granian: there is no such thing here"),
+    ],
+)
+def test_an_option_of_another_server_is_explained(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str
+) -> None:
+    code, line = refusal(capsys, "help_desk:app", *arguments)
+    assert code == 2 and line.startswith("unrecognized arguments: " + text) and "did you mean" not in line

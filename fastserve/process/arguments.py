@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
 from fastserve.process.config import OPTIONS, Config, Option
+from fastserve.process.peers import ELSEWHERE
 from fastserve.process.values import CONVERTERS
 
 __all__ = ["Command", "command_help", "default_text", "flags_of", "help_text", "make_parser", "parse"]
@@ -31,6 +32,7 @@ EPILOG = (
 TARGET = "TARGET is the name or pid of a running server, or a recording (.fsx); none: the only one that runs."
 WIDTH = 110
 COLUMN = 36  # where the explanations begin
+SHORT_ELSEWHERE = {"-k": "--worker-class", "-t": "--timeout", "-D": "--daemon", "-e": "--env"}  # as gunicorn has them
 COMMAND_COLUMN = 27  # and in the help of one command
 Painter = Callable[[str, str], str]
 
@@ -76,8 +78,11 @@ class Parser(argparse.ArgumentParser):
 
     def _suggestion(self, unknown: Sequence[str]) -> str:
         for word in unknown:
+            flag = word.partition("=")[0]
+            if told := ELSEWHERE.get(SHORT_ELSEWHERE.get(flag, flag)):
+                return f"; {told}"
             if word.startswith("--"):
-                close = difflib.get_close_matches(word.partition("=")[0], list(self._option_string_actions), 1)
+                close = difflib.get_close_matches(flag, list(self._option_string_actions), 1)
                 return f"; did you mean {close[0]}?" if close else " (see fastserve --help)"
         return ""
 
