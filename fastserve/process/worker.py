@@ -389,4 +389,4 @@ def _explain(number: int, _frame: FrameType | None) -> None:
     """The kernel would end or stop us."""
     with contextlib.suppress(OSError):
         name = signal.Signals(number).name
-        os.write(2, f"fastserve: {name}: not without a supervisor, and --no-supervisor left it out\n".encode())
+        os.write(2, f"fastserve: {name}: only a supervisor does that, and this server is a single process\n".encode())

@@ -500,9 +500,9 @@ def test_single_process_says_what_it_cannot_do(tmp_path: Path) -> None:
         server.wait_for(rf"workers      1 \(this process\), pid {server.pid}$")
         server.ready()
         server.signal(signal.SIGHUP)
-        server.wait_for("SIGHUP: not without a supervisor, and --no-supervisor left it out")
+        server.wait_for("SIGHUP: only a supervisor does that, and this server is a single process")
         server.signal(signal.SIGUSR2)
-        server.wait_for("SIGUSR2: a single process cannot do that")
+        server.wait_for("SIGUSR2: only a supervisor does that")
         assert server.get() == "hello"
         assert server.stop() == 0
 
