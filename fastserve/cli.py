@@ -17,6 +17,7 @@ import os
 import re
 import resource
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from fastserve.process.completion import SHELLS, script
 from fastserve.process.envfile import real_environment
 from fastserve.process.logs import painter, width_of
 from fastserve.process.sources import gather, print_config
+from fastserve.process.values import count
 
 __all__ = ["main"]
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here a full disk is an error; in Python's own end it would be a traceback
     except ConfigError as error:
         details = getattr(error, "details", "")  # the traceback of the application, which is not ours to hide
-        hint = _meant(given, str(error))
+        hint = _hint(given, str(error))
         code = complain(f"{details}fastserve: error: {_one_line(str(error))}{hint}", error.exit_code)
     except KeyboardInterrupt:
         code = 130
@@ -97,7 +99,7 @@ def examine(arguments: Sequence[str]) -> int:
 
     as_json = "--json" in arguments
     found: list[check.Finding] = []
-    paint = painter(sys.stdout)
+    paint, width = painter(sys.stdout), width_of(sys.stdout, 0)  # in a pipe a line is a finding
 
     def tell(finding: check.Finding) -> None:
         found.append(finding)
@@ -106,7 +108,10 @@ def examine(arguments: Sequence[str]) -> int:
         if not as_json:
             advice = f" ({finding.advice})" if finding.advice else ""
             level = paint(CHECK_COLOURS[finding.level], f"{finding.level:<8}")
-            print(f"{level} {finding.topic:<12} {finding.text}{advice}", flush=True)
+            said = f"{_one_line(finding.text)}{advice}"
+            first, *rest = textwrap.wrap(said, width - CHECK_INDENT, break_on_hyphens=False) if width else [said]
+            below = (" " * CHECK_INDENT + line for line in rest)
+            print(f"{level} {finding.topic:<12} {first}", *below, sep="\n", flush=True)
 
     try:
         gathered = gather([word for word in arguments if word != "--json"], real_environment())
@@ -121,10 +126,12 @@ def examine(arguments: Sequence[str]) -> int:
         entries = [finding.as_json() for finding in found]
         print(json.dumps({"ok": not counts["error"], "counts": counts, "findings": entries}, indent=2))
     else:
-        print("fastserve: " + ", ".join(f"{count} {level}" for level, count in counts.items()))
+        said = (f"{counts['ok']} ok", *(count(counts[level], level) for level in check.LEVELS[1:]))
+        print("fastserve: " + ", ".join(said))
     return 1 if counts["error"] else 0
 
 
+CHECK_INDENT = 22  # before the text of a finding
 CHECK_COLOURS = {"ok": "32", "note": "36", "warning": "33", "error": "31;1"}
 
 
@@ -339,8 +346,10 @@ def complain(text: str, code: int) -> int:
     return code
 
 
-def _meant(given: Sequence[str], message: str) -> str:
-    """A first word that is neither an application nor a command, but nearly one."""
+def _hint(given: Sequence[str], message: str) -> str:
+    """What to do, where only the command line knows: who has an address; a first word that is nearly a command."""
+    if message.endswith("the address is already in use"):
+        return f" (ss {'-lxp' if 'unix:' in message else '-ltnp'} tells who has it)"
     if "did you mean" in message or not re.match(r"module \S+ not found in|unrecognized arguments: [^-]", message):
         return ""
     close = difflib.get_close_matches(given[0], COMMANDS, 1, 0.7) if ":" not in given[0] else []

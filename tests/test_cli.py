@@ -266,6 +266,14 @@ def on_a_terminal(arguments: list[str], columns: int, **environ: str) -> str:
     return shown.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+def test_what_check_finds_fits_the_terminal(columns: int) -> None:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(["check", *APP, "--port", "0"], columns))
+    memory = text.partition("memory")[2].partition("descriptors")[0]
+    assert "\n                      " in memory and len(text.splitlines()) > 14
+    assert max(map(len, text.splitlines())) <= columns, text
+
+
 @pytest.mark.parametrize(
     ("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)], ids=str
 )
@@ -580,3 +588,20 @@ def test_an_option_of_another_server_is_explained(
 ) -> None:
     code, line = refusal(capsys, "help_desk:app", *arguments)
     assert code == 2 and line.startswith("unrecognized arguments: " + text) and "did you mean" not in line
+
+
+@pytest.mark.parametrize(("socket_", "tool"), [(("--port", "PORT"), "-ltnp"), (("--uds", "s"), "-lxp")])
+def test_a_busy_address_says_how_to_find_who_has_it(tmp_path: Path, socket_: tuple[str, str], tool: str) -> None:
+    with Running(*APP, "--port", "0", "--uds", "s", cwd=tmp_path) as server:
+        server.ready()
+        option = [word.replace("PORT", str(server.port)) for word in socket_]
+        result = in_shell(tmp_path, "", *APP, *option)
+        assert result.returncode == 3
+        assert result.stderr.endswith(f": the address is already in use (ss {tool} tells who has it)\n")
+
+
+def test_check_tells_a_reason_of_several_lines_in_one(tmp_path: Path) -> None:
+    (tmp_path / "boom.py").write_text("raise RuntimeError('the database\\nis down')\n")
+    result = in_shell(tmp_path, "", "check", "boom:app", "--port", "0")
+    assert result.returncode == 1
+    assert 'error    import       cannot import "boom": RuntimeError: the database is down\n' in result.stdout

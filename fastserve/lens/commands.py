@@ -36,6 +36,7 @@ from fastserve.telemetry.lens.modes import parse_mode
 __all__ = ["run"]
 
 NOTHING, USAGE = 1, 2
+SENTENCE = 100  # characters of a line
 WHICH = ("last", "slowest")
 
 
@@ -137,6 +138,11 @@ def _print_top(look: Top, first: Recording, target: str | int, every: float, *, 
             return 0
 
 
+def _width() -> int:
+    """Of a line of sentences: that of the terminal, and no more than one reads well."""
+    return min(width_of(sys.stdout, SENTENCE), SENTENCE)
+
+
 # ------------------------------------------------------------------------------------------------------- one request
 
 
@@ -151,7 +157,7 @@ def explain(given: argparse.Namespace) -> int:
     if model.find(which) is None:
         some = ", ".join(one.id for one in model.requests[-3:])
         return _complain(f"no request {which!r} is recorded; there are {some}, `last` and `slowest`", NOTHING)
-    sys.stdout.write(told(model, which, source=not given.no_source, paint=painter(sys.stdout)))
+    sys.stdout.write(told(model, which, source=not given.no_source, paint=painter(sys.stdout), width=_width()))
     return 0
 
 
@@ -250,7 +256,7 @@ def doctor(given: argparse.Namespace) -> int:
     if given.json:
         print(examination.as_json(model, found, failing))
     else:
-        sys.stdout.write(examination.report(model, found, painter(sys.stdout)))
+        sys.stdout.write(examination.report(model, found, painter(sys.stdout), _width()))
         if failing:
             named = ", ".join(sorted({one.code for one in failing}))
             print(f"\nfastserve: failed: {named}")

@@ -266,3 +266,15 @@ def test_without_black_boxes_that_is_said(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.fsx").write_bytes(b"FSX1????")
     code, _, err = run("blackbox", "broken.fsx")
     assert code == 2 and err.startswith("fastserve: error: 'broken.fsx'") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", [80, 100, 300])
+@pytest.mark.parametrize("command", ["explain", "doctor"])
+def test_sentences_fit_the_terminal(
+    run: Run, shop: str, monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setattr(commands, "width_of", lambda _stream, _otherwise: columns)
+    _, out, _ = run(command, shop)
+    lines = [line for line in out.splitlines() if "See: " not in line]  # a command and an address are in one piece
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= min(columns, 100), out

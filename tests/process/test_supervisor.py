@@ -136,7 +136,8 @@ def test_second_server_is_refused(tmp_path: Path) -> None:
             with Running(*APP, "--port", str(server.port), "-w", workers, cwd=tmp_path) as second:
                 assert second.wait() == 3
                 assert second.lines == [
-                    f"fastserve: error: cannot listen on 127.0.0.1:{server.port}: the address is already in use"
+                    f"fastserve: error: cannot listen on 127.0.0.1:{server.port}: "
+                    "the address is already in use (ss -ltnp tells who has it)"
                 ]
         assert server.get() == "hello"
 

@@ -365,7 +365,8 @@ def test_of_two_servers_started_at_the_same_instant_exactly_one_runs(tmp_path: P
             refused, runs = (one, other) if one.process.poll() is not None else (other, one)
             assert refused.wait() == 3
             assert refused.lines == [
-                f"fastserve: error: cannot listen on 127.0.0.1:{port}: the address is already in use"
+                f"fastserve: error: cannot listen on 127.0.0.1:{port}: "
+                "the address is already in use (ss -ltnp tells who has it)"
             ]
             assert runs.ready().get() == "hello"
             assert runs.stop() == 0
