@@ -119,6 +119,9 @@ def test_apps_in_the_documentation_run(block: str) -> None:
     exec(compile(block, "documentation", "exec"), space)
     with live_server(space["app"]) as url, urllib.request.urlopen(url, timeout=10) as answer:
         assert answer.status == 200
+    for name_, test in space.items():
+        if name_.startswith("test_"):
+            test()
 
 
 def test_the_readme_has_the_two_commands() -> None:
