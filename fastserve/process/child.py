@@ -70,7 +70,7 @@ class Child:
             self.age_max = config.workers_lifetime + random.uniform(0, config.workers_lifetime_jitter)
 
     def __str__(self) -> str:
-        return f"worker {self.slot + 1} (pid {self.pid})"
+        return f"worker {self.slot} (pid {self.pid})"
 
     @property
     def was_ready(self) -> bool:

@@ -394,7 +394,7 @@ class Supervisor:
             slot.deaths += 1
             wait = max(backoff(slot.deaths), 0.1)
             slot.spawn_at = time.monotonic() + wait
-            logger.error("cannot start worker %d: %s; trying again in %.1f s", slot.index + 1, error, wait)
+            logger.error("cannot start worker %d: %s; trying again in %.1f s", slot.index, error, wait)
             return None
         finally:
             theirs.close()
@@ -665,7 +665,7 @@ class Supervisor:
         logger.info(
             "TTOU: %s; the others serve what the queue of worker %d gets",
             count(len(wanted) - 1, "worker"),
-            slot.index + 1,
+            slot.index,
         )
         self._empty(slot)
 

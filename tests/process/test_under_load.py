@@ -141,7 +141,7 @@ def test_scaling(tmp_path: Path, time_: int) -> None:
             for number, count in ((signal.SIGTTIN, 3), (signal.SIGTTIN, 4)):
                 server.signal(number)
                 until(lambda count=count: len(children(server.pid)) == count, f"{count} workers")
-            server.wait_for(r"worker 4 .* is ready")
+            server.wait_for(r"worker 3 .* is ready")
             load.storm(200)
             for count in (3, 2, 1):
                 server.signal(signal.SIGTTOU)  # one by one: the kernel folds signals that are pending
@@ -160,8 +160,8 @@ def test_crash_costs_the_requests_of_that_worker_only(tmp_path: Path, time_: int
         with Load(server.port, keep_alive=4, fresh=4) as load:
             time.sleep(0.3)
             os.kill(server.workers[0], signal.SIGKILL)
-            server.wait_for(r"worker 1 \(pid \d+\) was killed by SIGKILL; starting another")
-            server.wait_for(r"worker 1 \(pid \d+\) is ready")
+            server.wait_for(r"worker 0 \(pid \d+\) was killed by SIGKILL; starting another")
+            server.wait_for(r"worker 0 \(pid \d+\) is ready")
             time.sleep(0.3)
         row("kill -9 of one worker", load)
         assert load.counts["failed"] == 0
