@@ -106,7 +106,8 @@ def top(given: argparse.Namespace) -> int:
     look = Top(parse_ignored(given.ignore))
     first = Recording.take(target or None)
     wanted: str | int = target if first.source == "file" else first.pid
-    if given.once or given.plain or first.source == "file" or not sys.stdout.isatty():
+    cannot = not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"
+    if given.once or given.plain or first.source == "file" or cannot:
         return _print_top(look, first, wanted, every, once=given.once or first.source == "file")
     try:
         from fastserve.lens.screen import Screen
