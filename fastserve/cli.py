@@ -10,12 +10,10 @@ from __future__ import annotations
 import codecs
 import contextlib
 import difflib
-import errno
 import json
 import logging
 import os
 import re
-import resource
 import sys
 import textwrap
 import threading
@@ -28,6 +26,7 @@ from fastserve.process.arguments import Command, command_help, help_text
 from fastserve.process.completion import SHELLS, script
 from fastserve.process.envfile import real_environment
 from fastserve.process.logs import painter, width_of
+from fastserve.process.shortage import shortage
 from fastserve.process.sources import gather, print_config
 from fastserve.process.values import count
 
@@ -213,7 +212,8 @@ COMMANDS: dict[str, Command] = {
             ("--every", "SECONDS", "between two looks (default 2)"),
             IGNORE,
         ),
-        "The live view needs textual (pip install 'fastserve-http[top]'); without it, and in a pipe, this is --plain.",
+        "The live view needs textual (pip install 'fastserve-http[top]'); without it, in a pipe and on a dumb terminal "
+        "this is --plain.",
     ),
     "explain": Command(
         look("explain"),
@@ -326,14 +326,10 @@ def _forget_stdout() -> None:
 
 def _reason(error: OSError) -> str:
     """Why the system refused something that has no message of its own, and what to do."""
+    if short := shortage(error):
+        return short
     reason = error.strerror or str(error)
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        more = hard if hard > soft else 65536
-        return f"{reason}: ulimit -n is {soft} (ulimit -n {more}, LimitNOFILE= of systemd, nofile of the container)"
-    if error.filename is not None:
-        return f"{reason}: {os.fsdecode(error.filename)!r}"
-    return f"cannot write: {reason}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF) else reason
+    return f"{reason}: {os.fsdecode(error.filename)!r}" if error.filename is not None else reason
 
 
 # ---------------------------------------------------------------------------------------------------------- ending

@@ -40,6 +40,7 @@ from fastserve.process.loops import close_loop, new_loop
 from fastserve.process.patience import patiently
 from fastserve.process.privileges import Identity
 from fastserve.process.server import Server, load_application
+from fastserve.process.shortage import shortage
 from fastserve.process.sockets import Listeners
 from fastserve.process.talk import DETAILS_MAX, Talk
 from fastserve.process.tls import Certificates
@@ -137,8 +138,9 @@ def be(
             talk.say({"failed": str(error), "details": details[-DETAILS_MAX:], "exit_code": error.exit_code})
         except BaseException as error:
             reason = traceback.format_exception_only(error)[-1].strip()
-            details = traceback.format_exc()[-DETAILS_MAX:]
-            talk.say({"failed": f"a worker failed: {reason}", "details": details, "exit_code": code})
+            short = shortage(error)
+            details = "" if short else traceback.format_exc()[-DETAILS_MAX:]
+            talk.say({"failed": f"a worker failed: {short or reason}", "details": details, "exit_code": code})
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
