@@ -26,7 +26,7 @@ from fastserve.process.arguments import Command, command_help, help_text
 from fastserve.process.completion import SHELLS, script
 from fastserve.process.envfile import real_environment
 from fastserve.process.logs import painter, width_of
-from fastserve.process.shortage import shortage
+from fastserve.process.shortage import is_limit, shortage
 from fastserve.process.sources import gather, print_config
 from fastserve.process.values import count
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if logging.getLogger("fastserve").isEnabledFor(logging.DEBUG):
             logging.getLogger("fastserve").debug("where it failed:", exc_info=True)
-        code = complain(f"fastserve: error: {_reason(error)}", code or 1)
+        code = complain(f"fastserve: error: {_reason(error)}", 3 if is_limit(error) else 1)
         _forget_stdout()
     leave_stuck_threads(code)
     return code

@@ -550,7 +550,7 @@ def test_it_serves_whatever_its_standard_streams_are(tmp_path: Path, redirection
 def test_too_few_descriptors_is_one_line_with_what_to_do(tmp_path: Path) -> None:
     command = ["sh", "-c", 'ulimit -n 20; exec "$0" -m fastserve "$@"', sys.executable]
     with Running(*APP, "--port", "0", cwd=tmp_path, command=command) as server:
-        assert server.wait() == 1
+        assert server.wait() == 3
         assert len(server.lines) == 1
         assert re.match(
             r"fastserve: error: Too many open files: ulimit -n is 20 \(ulimit -n \d+, LimitNOFILE=", server.err

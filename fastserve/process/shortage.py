@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 
-__all__ = ["shortage"]
+__all__ = ["is_limit", "shortage"]
 
 
 def shortage(error: BaseException) -> str:
@@ -32,6 +32,11 @@ def shortage(error: BaseException) -> str:
         case errno.ENOSPC | errno.EDQUOT:
             return f"cannot write: {reason}"
     return ""
+
+
+def is_limit(error: OSError) -> bool:
+    """Is it a limit of the machine or of us, below which the server cannot be started?"""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 def _descriptors(number: int) -> str:
