@@ -547,6 +547,18 @@ def test_it_serves_whatever_its_standard_streams_are(tmp_path: Path, redirection
         assert server.stop() == 0
 
 
+def test_an_access_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" -m fastserve "$@" >/dev/full', sys.executable]
+    with Running(*APP, "--port", "0", cwd=tmp_path, command=command) as server:
+        server.ready()
+        for _ in range(4):
+            assert server.get() == "hello"
+            time.sleep(0.3)  # lines are handed over in batches
+        server.wait_for("WARNING: the access log cannot be written: No space left on device; lines are dropped")
+        assert server.stop() == 0
+        assert server.err.count("the access log cannot be written") == 1
+
+
 def test_too_few_descriptors_is_one_line_with_what_to_do(tmp_path: Path) -> None:
     command = ["sh", "-c", 'ulimit -n 20; exec "$0" -m fastserve "$@"', sys.executable]
     with Running(*APP, "--port", "0", cwd=tmp_path, command=command) as server:
