@@ -9,6 +9,7 @@ exit code: 0 done, 1 there is nothing to tell or `doctor --fail-on` has found it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -30,6 +31,7 @@ from fastserve.lens.wording import WAITS_FOR, count, duration
 from fastserve.process import lensfile
 from fastserve.process.arguments import Command, Parser, command_help
 from fastserve.process.logs import painter, width_of
+from fastserve.process.patience import patiently
 from fastserve.process.values import duration as seconds
 from fastserve.telemetry.lens.modes import parse_mode
 
@@ -38,6 +40,9 @@ __all__ = ["run"]
 NOTHING, USAGE = 1, 2
 SENTENCE = 100  # characters of a line
 WHICH = ("last", "slowest")
+READING = "reading what is recorded"
+LONG = {"explain": READING, "trace": READING, "doctor": READING, "blackbox": READING}
+"""Commands that read a whole recording, which may take seconds: what they are at."""
 
 
 def _port(text: str) -> int:
@@ -55,11 +60,17 @@ def run(name: str, command: Command, arguments: Sequence[str]) -> int:
         sys.stdout.write(command_help(name, command, painter(sys.stdout), min(width_of(sys.stdout, 110), 110)))
         return 0
     given = _parser(name, command).parse_args(list(arguments))
+    waits = name in LONG and vars(given).get("for") is None  # with --for one knows how long it takes
     try:
-        return COMMANDS[name](given)
+        with patiently(_say, LONG[name]) if waits else contextlib.nullcontext():
+            return COMMANDS[name](given)
     except LensError as error:
         sys.stderr.write(f"fastserve: error: {error}\n")
         return USAGE
+
+
+def _say(text: str) -> None:
+    _complain(text, 0)
 
 
 def _parser(name: str, command: Command) -> Parser:
@@ -371,11 +382,8 @@ def otel(given: argparse.Namespace) -> int:
     (target,) = _words(given, 1)
     from fastserve.lens import otel as exporter  # late: an extra
 
-    def say(text: str) -> None:
-        _complain(text, 0)
-
     every = exporter.EVERY if given.every is None else max(0.1, given.every)
-    return exporter.export(target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=say)
+    return exporter.export(target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=_say)
 
 
 # ----------------------------------------------------------------------------------------------------------- learn

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -278,3 +279,16 @@ def test_sentences_fit_the_terminal(
     lines = [line for line in out.splitlines() if "See: " not in line]  # a command and an address are in one piece
     assert len(lines) > 3
     assert max(map(len, lines)) <= min(columns, 100), out
+
+
+def test_what_takes_long_says_what_it_is_at(run: Run, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = commands.COMMANDS["explain"]
+
+    def slow(given: object) -> int:
+        time.sleep(2.2)
+        return real(given)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(commands.COMMANDS, "explain", slow)
+    code, out, err = run("explain", shop)
+    assert code == 0 and out.startswith("GET ")
+    assert err == "fastserve: reading what is recorded (2 s so far)\n"
