@@ -357,6 +357,18 @@ def test_console_script_serves(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "mode"), [(("--dev",), "full"), (("--lens", "slow:200ms"), "slow:200ms"), ((), "")]
+)
+def test_banner_says_what_is_recorded_and_how_to_look_at_it(
+    tmp_path: Path, options: tuple[str, ...], mode: str
+) -> None:
+    with Running(*APP, "--port", "0", *options, cwd=tmp_path) as server:
+        server.ready()
+        told = [line for line in server.lines if line.startswith("  lens ")]
+        assert told == ([f"  lens         {mode} (look: fastserve top, explain, doctor, trace)"] if mode else [])
+
+
 def test_banner_says_what_runs_where(tmp_path: Path) -> None:
     path = tmp_path / "s"
     arguments = ("-b", "127.0.0.1:0", "--uds", str(path), "-w", "2")
