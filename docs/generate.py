@@ -1,6 +1,6 @@
 """Write the pages that are made from the code's own tables: docs/states.md and its drawings, docs/errors.md,
 docs/configuration.md, docs/metrics.md, docs/findings.md; docs/api.md from the docstrings; docs/from-NAME.md from
-docs/migration.toml; the files of deploy/ that docs/deploy.md shows.
+docs/migration.toml, and fastserve/process/peers.py; the files of deploy/ that docs/deploy.md shows.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit code 1 if one of them is stale
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -22,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent
+PACKAGE = DOCS.parent / "fastserve"
 if __name__ == "__main__":
     sys.path.insert(0, str(DOCS.parent))  # the clone this page belongs to
 
 from fastserve.lens.catalogue import CATALOGUE  # noqa: E402
-from fastserve.process.arguments import OTHERS, default_text, flags_of  # noqa: E402
+from fastserve.process.arguments import OTHERS, default_text, flags_of, make_parser  # noqa: E402
 from fastserve.process.config import OPTIONS, Option  # noqa: E402
 from fastserve.protocol.core import connection_table, error_table  # noqa: E402
 from fastserve.telemetry.prometheus import FAMILIES  # noqa: E402
@@ -241,6 +244,41 @@ def migrations() -> dict[str, dict[str, Any]]:
     return tomllib.loads((Path(__file__).parent / "migration.toml").read_text(encoding="utf-8"))
 
 
+PEERS_HEAD = '''"""peers: options of other servers that are called otherwise here, or do not exist. For habits.
+
+Room: floor 3. Called by: arguments.py, for an option that it does not know. Calls: nothing.
+Made from docs/migration.toml by docs/generate.py: change it there.
+"""
+
+__all__ = ["ELSEWHERE"]
+
+ELSEWHERE: dict[str, str] = {
+'''
+
+
+def peers_module() -> str:
+    """fastserve/process/peers.py: what to say of each such option. The first server that has it is named."""
+    known, found = set(make_parser()._option_string_actions), dict[str, str]()
+    for peer, about in migrations().items():
+        for flag, (targets, note) in about["flags"].items():
+            if flag in known:
+                continue
+            none = "leave it out" if note else "there is no such thing here"
+            does = f" is {' or '.join(targets.split())} here" if targets else f": {none}"
+            more = f" ({note.replace('`', '')})" if note else ""
+            found.setdefault(flag, f"{flag} of {peer}{does}{more}")
+    return PEERS_HEAD + "".join(_entry(flag, text) for flag, text in sorted(found.items())) + "}\n"
+
+
+def _entry(key: str, text: str) -> str:
+    row = f"    {json.dumps(key)}: {json.dumps(text)},\n"
+    if len(row) <= 120:
+        return row
+    pieces = [text] if len(text) <= 110 else textwrap.wrap(text, 100, break_on_hyphens=False)
+    lines = [json.dumps(piece + " ") for piece in pieces[:-1]] + [json.dumps(pieces[-1])]
+    return f"    {json.dumps(key)}: (\n" + "".join(f"        {line}\n" for line in lines) + "    ),\n"
+
+
 # --------------------------------------------------------------------------------------------------- the native API
 
 API_HEAD = """\
@@ -401,6 +439,7 @@ def main(arguments: Sequence[str]) -> int:
         deploy: with_files(deploy.read_text(encoding="utf-8")),
         DOCS / "errors.md": errors_page(),
         DOCS / "api.md": api_page(),
+        PACKAGE / "process" / "peers.py": peers_module(),
     }
     for side in SIDES:
         fresh[DOCS / f"states-{side}.svg"] = drawing(side)
@@ -412,7 +451,7 @@ def main(arguments: Sequence[str]) -> int:
     for page, text in fresh.items():
         if page.exists() and page.read_text(encoding="utf-8") == text:
             continue
-        stale.append(f"docs/{page.name}")
+        stale.append(f"{page.parent.name}/{page.name}")
         if not arguments:
             page.write_text(text, encoding="utf-8")
     if arguments and stale:

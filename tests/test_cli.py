@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
-from process.running import HERE, Running, get_unix, until
+from process.running import HERE, RUNTIME, Running, get_unix, until
 
 from fastserve import cli
 from fastserve._version import __version__
@@ -231,23 +234,90 @@ def test_every_option_has_a_flag_in_the_help(capsys: pytest.CaptureFixture[str])
             assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text), flag
     for group in {option.group for option in OPTIONS.values()}:
         assert f"\n{group}:\n" in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 110
+    assert "%%" not in text
+
+
+@pytest.mark.parametrize(("columns", "longest"), [(80, 80), (200, 110)])
+def test_the_help_fits_the_terminal(columns: int, longest: int) -> None:
+    for arguments in (["help"], *(["help", name] for name in cli.COMMANDS)):
+        text = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(arguments, columns))
+        assert "Usage: fastserve" in text
+        assert max(map(len, text.splitlines())) <= longest, text
+
+
+def on_a_terminal(arguments: list[str], columns: int, **environ: str) -> str:
+    """What the command writes to a terminal of that width."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environ = {**{name: value for name, value in os.environ.items() if name != "NO_COLOR"}, "TERM": "xterm", **environ}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastserve", *arguments], stdout=theirs, stderr=theirs, stdin=theirs, env=environ
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        with contextlib.suppress(OSError):  # EIO: the last one has closed it
+            while data := os.read(ours, 65536):
+                shown += data
+    finally:
+        os.close(ours)
+        process.wait(10)
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_what_check_finds_fits_the_terminal(columns: int) -> None:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(["check", *APP, "--port", "0"], columns))
+    memory = text.partition("memory")[2].partition("descriptors")[0]
+    assert "\n                      " in memory and len(text.splitlines()) > 14
+    assert max(map(len, text.splitlines())) <= columns, text
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)], ids=str
+)
+def test_the_help_has_colours_where_they_are_wanted(environ: dict[str, str], coloured: bool) -> None:
+    assert ("\x1b[" in on_a_terminal(["help", "top"], 80, **environ)) is coloured
 
 
 def test_help_is_the_same_by_flag(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["help"])
     by_command = capsys.readouterr().out
-    for arguments in (["-h"], ["--help"], ["a:b", "--port", "1", "--help"], ["dev", "--help"]):
+    for arguments in (["-h"], ["--help"], ["a:b", "--port", "1", "--help"]):
         assert cli.main(arguments) == 0
         assert capsys.readouterr().out == by_command
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_of_a_command_is_short(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert cli.main(["help", name]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: fastserve {name}") and len(text.splitlines()) < 25
+    if name not in ("help", "version"):
+        assert cli.main([name, "--help"]) == 0
+        assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "end"),
+    [
+        (("chek", "shop.web:app"), 2, "unrecognized arguments: shop.web:app; did you mean fastserve check?"),
+        (("docter",), 3, "or on sys.path; did you mean fastserve doctor?"),
+        (("help", "tpo"), 2, "there is no command 'tpo'; did you mean top?"),
+        (("version", "1"), 2, "too many arguments: 1"),
+    ],
+)
+def test_a_misspelt_command(tmp_path: Path, arguments: tuple[str, ...], code: int, end: str) -> None:
+    result = in_shell(tmp_path, "", *arguments)
+    assert (result.returncode, result.stderr.count("\n")) == (code, 1)
+    assert result.stderr.startswith("fastserve: error: ") and result.stderr.endswith(end + "\n")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["version"]) == 0
     assert capsys.readouterr().out == f"fastserve {__version__}\n"
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
-    assert caught.value.code == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastserve {__version__}\n"
 
 
@@ -285,6 +355,18 @@ def test_console_script_serves(tmp_path: Path) -> None:
     with Running(*APP, "--port", "0", cwd=tmp_path, command=[str(script)]) as server:
         assert server.ready().get() == "hello"
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"), [(("--dev",), "full"), (("--lens", "slow:200ms"), "slow:200ms"), ((), "")]
+)
+def test_banner_says_what_is_recorded_and_how_to_look_at_it(
+    tmp_path: Path, options: tuple[str, ...], mode: str
+) -> None:
+    with Running(*APP, "--port", "0", *options, cwd=tmp_path) as server:
+        server.ready()
+        told = [line for line in server.lines if line.startswith("  lens ")]
+        assert told == ([f"  lens         {mode} (look: fastserve top, explain, doctor, trace)"] if mode else [])
 
 
 def test_banner_says_what_runs_where(tmp_path: Path) -> None:
@@ -421,3 +503,129 @@ def test_stdout_that_is_gone_does_not_stop_the_server(tmp_path: Path) -> None:
         assert server.get() == "hello"
         assert server.stop() == 0
         assert "Traceback" not in server.err
+
+
+# ------------------------------------------------------------------------------------------------- standard streams
+
+PRINTING = [
+    ("help",),
+    ("--version",),
+    ("top", "--help"),
+    ("completion", "bash"),
+    ("--print-config", *APP),
+    ("--check-config", *APP),
+    ("check", *APP, "--port", "0"),
+]
+
+
+def in_shell(tmp_path: Path, redirections: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command, as a shell starts it with these redirections."""
+    command = shlex.join([sys.executable, "-m", "fastserve", *arguments])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {redirections}"],
+        cwd=tmp_path,
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_a_full_disk_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = in_shell(tmp_path, ">/dev/full", *arguments)
+    assert (result.returncode, result.stderr) == (1, "fastserve: error: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_a_closed_stdout_is_nothing_to_complain_of(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = in_shell(tmp_path, ">&-", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("redirections", [">&-", ">/dev/full", "2>/dev/full", ">&- 2>&- <&-"])
+def test_it_serves_whatever_its_standard_streams_are(tmp_path: Path, redirections: str) -> None:
+    """libuv ends a process that closes a socket numbered 0 to 2; a banner that cannot be written is no reason to end."""
+    command = ["sh", "-c", f'exec "$0" -m fastserve "$@" {redirections}', sys.executable]
+
+    def answer() -> bytes:
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            return get_unix(tmp_path / "s")
+        return b""
+
+    with Running(*APP, "--uds", "s", "--no-supervisor", cwd=tmp_path, command=command) as server:
+        until(lambda: b"hello" in answer() or server.process.poll() is not None, "an answer")
+        assert server.stop() == 0
+
+
+def test_an_access_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" -m fastserve "$@" >/dev/full', sys.executable]
+    with Running(*APP, "--port", "0", cwd=tmp_path, command=command) as server:
+        server.ready()
+        for _ in range(4):
+            assert server.get() == "hello"
+            time.sleep(0.3)  # lines are handed over in batches
+        server.wait_for("WARNING: the access log cannot be written: No space left on device; lines are dropped")
+        assert server.stop() == 0
+        assert server.err.count("the access log cannot be written") == 1
+
+
+def test_too_few_descriptors_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'ulimit -n 20; exec "$0" -m fastserve "$@"', sys.executable]
+    with Running(*APP, "--port", "0", cwd=tmp_path, command=command) as server:
+        assert server.wait() == 3
+        assert len(server.lines) == 1
+        assert re.match(
+            r"fastserve: error: Too many open files: ulimit -n is 20 \(ulimit -n \d+, LimitNOFILE=", server.err
+        )
+
+
+def test_characters_that_a_terminal_lacks_are_question_marks(tmp_path: Path) -> None:
+    """In an ASCII locale; the name of a folder is the bytes that it is."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "XDG_RUNTIME_DIR": RUNTIME}
+    folder = tmp_path / "Büro"
+    folder.mkdir()
+    with Running(*APP, "--uds", "s", "--lens", "full", "--name", "ascii", cwd=tmp_path) as server:
+        server.ready()
+        result = in_shell(folder, "", "top", str(server.pid), "--once", **ascii_only)
+        assert result.returncode == 0 and "?????" in result.stdout and result.stderr == ""
+        get_unix(tmp_path / "s")
+        result = in_shell(folder, "", "trace", str(server.pid), "-o", f"{folder}/x.html", **ascii_only)
+        assert result.returncode == 0 and result.stdout.startswith(f"{folder}/x.html: "), result.stderr
+
+
+# ----------------------------------------------------------------------------------------- habits from other servers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--http", "h11"), "--http h11; --http of uvicorn: leave it out (there is one parser)"),
+        (("-k", "gevent"), "-k gevent; --worker-class of gunicorn is --interface here (found out by itself."),
+        (("--blocking-threads=1",), "--blocking-threads=1; --blocking-threads of granian is --threads here"),
+        (("--ssl-crl", "x"), "--ssl-crl x; --ssl-crl of granian: there is no such thing here"),
+    ],
+)
+def test_an_option_of_another_server_is_explained(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str
+) -> None:
+    code, line = refusal(capsys, "help_desk:app", *arguments)
+    assert code == 2 and line.startswith("unrecognized arguments: " + text) and "did you mean" not in line
+
+
+@pytest.mark.parametrize(("socket_", "tool"), [(("--port", "PORT"), "-ltnp"), (("--uds", "s"), "-lxp")])
+def test_a_busy_address_says_how_to_find_who_has_it(tmp_path: Path, socket_: tuple[str, str], tool: str) -> None:
+    with Running(*APP, "--port", "0", "--uds", "s", cwd=tmp_path) as server:
+        server.ready()
+        option = [word.replace("PORT", str(server.port)) for word in socket_]
+        result = in_shell(tmp_path, "", *APP, *option)
+        assert result.returncode == 3
+        assert result.stderr.endswith(f": the address is already in use (ss {tool} tells who has it)\n")
+
+
+def test_check_tells_a_reason_of_several_lines_in_one(tmp_path: Path) -> None:
+    (tmp_path / "boom.py").write_text("raise RuntimeError('the database\\nis down')\n")
+    result = in_shell(tmp_path, "", "check", "boom:app", "--port", "0")
+    assert result.returncode == 1
+    assert 'error    import       cannot import "boom": RuntimeError: the database is down\n' in result.stdout

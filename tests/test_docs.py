@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,9 @@ def test_apps_in_the_documentation_run(block: str) -> None:
     exec(compile(block, "documentation", "exec"), space)
     with live_server(space["app"]) as url, urllib.request.urlopen(url, timeout=10) as answer:
         assert answer.status == 200
+    for name_, test in space.items():
+        if name_.startswith("test_"):
+            test()
 
 
 def test_the_readme_has_the_two_commands() -> None:
@@ -212,3 +216,10 @@ def test_request_attributes_are_documented() -> None:
     text = (DOCS / "native-api.md").read_text(encoding="utf-8")
     public = [attribute for attribute in vars(Request) if not attribute.startswith("_")]
     assert public and not [attribute for attribute in public if not re.search(rf"[`.]{attribute}\b", text)]
+
+
+def test_every_extra_is_explained() -> None:
+    """`bench` and `lint` are for work on the server: CONTRIBUTING and benchmarks/README tell of them."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", (DOCS / "install.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(set(extras) - {"bench", "lint"})

@@ -297,7 +297,8 @@ def certificate_variables(secure):
 
 
 cdef class ErrorStream:
-    """wsgi.errors: text that goes to the log of errors, line by line. Lines of several threads do not mix."""
+    """wsgi.errors: text that goes to the log of errors. The lines that one write() completes are one entry; lines of several
+    threads do not mix."""
     cdef object _local
 
     def __cinit__(self):
@@ -312,8 +313,8 @@ cdef class ErrorStream:
             lines.append(rest)
             rest = ""
         self._local.rest = rest
-        for line in lines:
-            self._log(line)
+        if lines:
+            self._log("\n".join(lines))   # a traceback that is written at once stays one entry
         return len(text)
 
     def writelines(self, lines):

@@ -9,6 +9,7 @@ exit code: 0 done, 1 there is nothing to tell or `doctor --fail-on` has found it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -28,15 +29,20 @@ from fastserve.lens.recording import Recording, request_id, running, switch
 from fastserve.lens.top import Top, plain
 from fastserve.lens.wording import WAITS_FOR, count, duration
 from fastserve.process import lensfile
-from fastserve.process.arguments import Command, Parser
-from fastserve.process.logs import painter
+from fastserve.process.arguments import Command, Parser, command_help
+from fastserve.process.logs import painter, width_of
+from fastserve.process.patience import patiently
 from fastserve.process.values import duration as seconds
 from fastserve.telemetry.lens.modes import parse_mode
 
 __all__ = ["run"]
 
 NOTHING, USAGE = 1, 2
+SENTENCE = 100  # characters of a line
 WHICH = ("last", "slowest")
+READING = "reading what is recorded"
+LONG = {"explain": READING, "trace": READING, "doctor": READING, "blackbox": READING}
+"""Commands that read a whole recording, which may take seconds: what they are at."""
 
 
 def _port(text: str) -> int:
@@ -51,14 +57,20 @@ KINDS: dict[str, Callable[[str], Any]] = {"DURATION": seconds, "SECONDS": second
 def run(name: str, command: Command, arguments: Sequence[str]) -> int:
     """The command `name`; `command` is its row of the table in cli.py, of which its flags and its help are made."""
     if "-h" in arguments or "--help" in arguments:
-        sys.stdout.write(_help(name, command))
+        sys.stdout.write(command_help(name, command, painter(sys.stdout), min(width_of(sys.stdout, 110), 110)))
         return 0
     given = _parser(name, command).parse_args(list(arguments))
+    waits = name in LONG and vars(given).get("for") is None  # with --for one knows how long it takes
     try:
-        return COMMANDS[name](given)
+        with patiently(_say, LONG[name]) if waits else contextlib.nullcontext():
+            return COMMANDS[name](given)
     except LensError as error:
         sys.stderr.write(f"fastserve: error: {error}\n")
         return USAGE
+
+
+def _say(text: str) -> None:
+    _complain(text, 0)
 
 
 def _parser(name: str, command: Command) -> Parser:
@@ -85,21 +97,6 @@ def _checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return converter
 
 
-def _help(name: str, command: Command) -> str:
-    lines = [f"Usage: fastserve {name} {command.takes}".rstrip(), "", f"{command.about[0].upper()}{command.about[1:]}."]
-    if command.flags:
-        lines += ["", "Options:"]
-        lines += [f"  {f'{flag} {metavar}'.strip():<24} {about}" for flag, metavar, about in command.flags]
-    if name in MORE:
-        lines += ["", MORE[name]]
-    if "TARGET" in command.takes:
-        lines += [
-            "",
-            "TARGET is the name or pid of a running server, or a recording (.fsx); none: the only one that runs.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
 def _words(given: argparse.Namespace, most: int) -> list[str]:
     if len(given.words) > most:
         raise ConfigError(f"too many arguments: {' '.join(given.words[most:])}", exit_code=USAGE)
@@ -120,7 +117,8 @@ def top(given: argparse.Namespace) -> int:
     look = Top(parse_ignored(given.ignore))
     first = Recording.take(target or None)
     wanted: str | int = target if first.source == "file" else first.pid
-    if given.once or given.plain or first.source == "file" or not sys.stdout.isatty():
+    cannot = not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"
+    if given.once or given.plain or first.source == "file" or cannot:
         return _print_top(look, first, wanted, every, once=given.once or first.source == "file")
     try:
         from fastserve.lens.screen import Screen
@@ -133,7 +131,7 @@ def top(given: argparse.Namespace) -> int:
 
 def _print_top(look: Top, first: Recording, target: str | int, every: float, *, once: bool) -> int:
     """Lines of text, for pipes and terminals that can no more. `once`: two looks, so that there are rates."""
-    width = _width()
+    width = width_of(sys.stdout, 140)
     view = look.look(first)
     if first.source == "file":
         sys.stdout.write(plain(view, width))
@@ -153,10 +151,8 @@ def _print_top(look: Top, first: Recording, target: str | int, every: float, *, 
 
 
 def _width() -> int:
-    try:
-        return max(60, os.get_terminal_size(sys.stdout.fileno()).columns)
-    except (OSError, ValueError):
-        return 140
+    """Of a line of sentences: that of the terminal, and no more than one reads well."""
+    return min(width_of(sys.stdout, SENTENCE), SENTENCE)
 
 
 # ------------------------------------------------------------------------------------------------------- one request
@@ -173,7 +169,7 @@ def explain(given: argparse.Namespace) -> int:
     if model.find(which) is None:
         some = ", ".join(one.id for one in model.requests[-3:])
         return _complain(f"no request {which!r} is recorded; there are {some}, `last` and `slowest`", NOTHING)
-    sys.stdout.write(told(model, which, source=not given.no_source, paint=painter(sys.stdout)))
+    sys.stdout.write(told(model, which, source=not given.no_source, paint=painter(sys.stdout), width=_width()))
     return 0
 
 
@@ -272,7 +268,7 @@ def doctor(given: argparse.Namespace) -> int:
     if given.json:
         print(examination.as_json(model, found, failing))
     else:
-        sys.stdout.write(examination.report(model, found, painter(sys.stdout)))
+        sys.stdout.write(examination.report(model, found, painter(sys.stdout), _width()))
         if failing:
             named = ", ".join(sorted({one.code for one in failing}))
             print(f"\nfastserve: failed: {named}")
@@ -379,15 +375,6 @@ def _list_servers(target: str) -> int:
     return 0
 
 
-MORE = {
-    "top": "The live view needs textual (pip install 'fastserve-http[top]'); without it, and in a pipe, this is --plain.",
-    "explain": "WHICH is the id of a request (w1-0a31), `last` (that ended) or `slowest` (the default).",
-    "doctor": "The codes are explained in docs/findings.md.",
-    "blackbox": "FILE is a recording or a folder of them; none: those that the servers of this user have left.",
-    "lens": "MODE: ready (nothing), stalls, sample:N (1 request in N), slow:DURATION (those that took longer), full.",
-}
-"""What the help of a command says besides."""
-
 # ------------------------------------------------------------------------------------------------------------ otel
 
 
@@ -395,11 +382,8 @@ def otel(given: argparse.Namespace) -> int:
     (target,) = _words(given, 1)
     from fastserve.lens import otel as exporter  # late: an extra
 
-    def say(text: str) -> None:
-        _complain(text, 0)
-
     every = exporter.EVERY if given.every is None else max(0.1, given.every)
-    return exporter.export(target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=say)
+    return exporter.export(target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=_say)
 
 
 # ----------------------------------------------------------------------------------------------------------- learn

@@ -87,8 +87,8 @@ def as_json(model: Model, found: Sequence[Finding], failing: Sequence[Finding]) 
     )
 
 
-def report(model: Model, found: Sequence[Finding], paint: Paint = lambda _code, text: text) -> str:
-    """What to print."""
+def report(model: Model, found: Sequence[Finding], paint: Paint = lambda _code, text: text, width: int = WIDTH) -> str:
+    """What to print, in lines of at most `width`."""
     lines = [*_looked_at(model), ""]
     main = [one for one in found if one.level != "note"]
     if not found:
@@ -99,7 +99,7 @@ def report(model: Model, found: Sequence[Finding], paint: Paint = lambda _code, 
     if main:
         first = main[0]
         lines.append(f"Main finding: {paint(COLOURS[first.level], f'{first.code} {first.title}')}")
-        lines += _entry(first, model, "  ", paint)
+        lines += _entry(first, model, "  ", paint, width)
         inside = [one for one in found if one is not first and one.within == first.code and one.at == first.at]
         if inside:
             lines.append(f"  ({', '.join(sorted({one.code for one in inside}))} of the same line is this.)")
@@ -110,23 +110,23 @@ def report(model: Model, found: Sequence[Finding], paint: Paint = lambda _code, 
         lines += ["", "Also:" if main else "Nothing is wrong. Hints:"]
         for one in rest:
             name = paint(COLOURS[one.level], f"{one.code} {one.title}")
-            lines += [f"- {name}", *_entry(one, model, "  ", paint)]
+            lines += [f"- {name}", *_entry(one, model, "  ", paint, width)]
     return "\n".join(lines) + "\n"
 
 
-def _entry(one: Finding, model: Model, indent: str, paint: Paint) -> list[str]:
-    lines = _wrapped(f"{one.text}. [{one.rule.sure}]", indent)
-    lines += _wrapped(f"To do: {one.fix}.", indent)
+def _entry(one: Finding, model: Model, indent: str, paint: Paint, width: int) -> list[str]:
+    lines = _wrapped(f"{one.text}. [{one.rule.sure}]", indent, width)
+    lines += _wrapped(f"To do: {one.fix}.", indent, width)
     see = f"See: {one.link}"
     if one.requests:
         see += f"; fastserve explain {model.recording.name} {one.requests[0]}"
     return [*lines, indent + paint("2", see)]
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrapped(text: str, indent: str, width: int) -> list[str]:
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=indent,
         subsequent_indent=indent,
         break_long_words=False,

@@ -73,11 +73,17 @@ class Step:
 
 
 def explain(
-    model: Model, which: str = "slowest", *, source: bool = True, paint: Paint = lambda _code, text: text
+    model: Model,
+    which: str = "slowest",
+    *,
+    source: bool = True,
+    paint: Paint = lambda _code, text: text,
+    width: int = WIDTH,
 ) -> str:
     """The request `which` ("last", "slowest" or an id) as text. LensError, in one line, if there is none.
 
-    `source`: show the text of lines, from files on this machine that are older than the server.
+    `source`: show the text of lines, from files on this machine that are older than the server. `width`: characters of a
+    line.
     """
     if not model.requests:
         raise LensError(nothing_recorded(model.recording))
@@ -85,11 +91,12 @@ def explain(
     if request is None:
         some = listed([one.id for one in model.requests[-3:]])
         raise LensError(f"no request {which!r} is recorded; there are {some}")
-    lines = [_title(request, paint), *_notes(model, request), ""]
+    above = [_title(request, paint), *_notes(model, request)]
+    lines = [*(line for text in above for line in _wrapped(text, width)), ""]
     told = steps(model, request, source=source)
     for number, step in enumerate(told, 1):
-        lines += _lines(number, step, len(told), paint)
-    lines += ["", *_belongs(told, paint), *_ending(model, request)]
+        lines += _lines(number, step, len(told), paint, width)
+    lines += ["", *_belongs(told, paint, width), *_ending(model, request, width)]
     return "\n".join(lines) + "\n"
 
 
@@ -481,23 +488,23 @@ def _notes(model: Model, request: RequestTrace) -> list[str]:
     return notes
 
 
-def _lines(number: int, step: Step, most: int, paint: Paint) -> list[str]:
+def _lines(number: int, step: Step, most: int, paint: Paint, width: int) -> list[str]:
     digits = len(str(most))
     column = f"{number:>{digits + 1}}. {milliseconds(step.ns):>7} ms  "
     times = f"{step.times} times: " if step.times > 1 else ""
     sure = step.sure if step.times == 1 else "derived"
     body = f"{times}{step.text} [{sure}]"
     indent = " " * (len(column) + 8)
-    wrapped = _wrapped(body, WIDTH - len(indent))
+    wrapped = _wrapped(body, width - len(indent))
     colour = {"code": "36", "resource": "33", "client": "35", "runtime": "31"}[step.owner]
     lines = [f"{column}{paint(colour, f'{step.word:<6}')}  {wrapped[0]}", *(indent + line for line in wrapped[1:])]
     for detail in step.details:
-        pieces = _wrapped(detail, WIDTH - len(indent) - 2)
+        pieces = _wrapped(detail, width - len(indent) - 2)
         lines += [indent + ("- " if at == 0 else "  ") + piece for at, piece in enumerate(pieces)]
     return lines
 
 
-def _belongs(told: list[Step], paint: Paint) -> list[str]:
+def _belongs(told: list[Step], paint: Paint, width: int) -> list[str]:
     """Whose each step was, and how much that is. What is known to have come late is the runtime's; else it is only said."""
     whole = sum(step.ns for step in told)
     known = sum(step.late for step in told if step.exact)
@@ -519,10 +526,10 @@ def _belongs(told: list[Step], paint: Paint) -> list[str]:
         parts.append(f"{paint('1', f'to {name}')}: {which} ({amount})")
     if not parts:
         return []
-    return _wrapped("Belongs " + "; ".join(parts) + ".", WIDTH + len(paint("1", "")) * len(parts))
+    return _wrapped("Belongs " + "; ".join(parts) + ".", width + len(paint("1", "")) * len(parts))
 
 
-def _ending(model: Model, request: RequestTrace) -> list[str]:
+def _ending(model: Model, request: RequestTrace, width: int) -> list[str]:
     lines = []
     if request.handler_end is not None and request.end is not None and request.handler_end - request.end > KERNEL_NS:
         lines.append(f"The handler ran on for {duration(request.handler_end - request.end)} after the response.")
@@ -537,7 +544,7 @@ def _ending(model: Model, request: RequestTrace) -> list[str]:
         lines.append(f"Task {task.id} ({task.name}) still ran {duration(after)} after the response.")
     marks = [f"{mark.text!r} at {milliseconds(max(0, mark.at - request.start))} ms" for mark in request.marks[:8]]
     if marks:
-        lines += _wrapped(f"Marks: {', '.join(marks)}.", WIDTH)
+        lines += _wrapped(f"Marks: {', '.join(marks)}.", width)
     if not request.finished and request.live is not None:
         lines.append("It is still in flight: what is told ends when the recording was taken.")
     return lines

@@ -82,6 +82,7 @@ class Screen(App[None]):
         Binding("slash", "filter", "filter", key_display="/"),
         Binding("e", "explain", "explain"),
         Binding("q", "quit", "quit"),
+        Binding("ctrl+c", "quit", show=False, priority=True),  # textual's own tells of another key
     ]
 
     def __init__(

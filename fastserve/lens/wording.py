@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from fastserve.lens.model import Hold, Model, RequestTrace, function_of, place, shown_frame
 from fastserve.lens.recording import Frame, Recording, Stack, Wait
+from fastserve.process.values import count
 
 __all__ = [
     "WAITS_FOR",
@@ -73,11 +74,6 @@ def size(count: int) -> str:
 def share(part: int, whole: int) -> str:
     percent = 100 * part / whole if whole > 0 else 0.0
     return "<1 %" if 0 < percent < 1 else f"{percent:.0f} %"
-
-
-def count(number: int, noun: str, many: str = "") -> str:
-    """ "1 request", "3 requests"."""
-    return f"{number} {noun if number == 1 else many or noun + 's'}"
 
 
 def listed(words: Iterable[str], most: int = 3) -> str:

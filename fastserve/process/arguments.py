@@ -15,20 +15,26 @@ from typing import Any, NamedTuple, NoReturn
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
 from fastserve.process.config import OPTIONS, Config, Option
+from fastserve.process.peers import ELSEWHERE
 from fastserve.process.values import CONVERTERS
 
-__all__ = ["Command", "default_text", "flags_of", "help_text", "make_parser", "parse"]
+__all__ = ["Command", "command_help", "default_text", "flags_of", "help_text", "make_parser", "parse"]
 
 USAGE_ERROR = 2
-EPILOG = """\
-MODULE:APP names the application: "shop.web:app". A bare MODULE is tried for "app", then "application".
-Every option can also be FASTSERVE_NAME in the environment, or a key in fastserve.toml or [tool.fastserve] of
-pyproject.toml; --no-NAME switches off what was switched on there. WEB_CONCURRENCY sets the workers and PORT the
-port (on 0.0.0.0), as platforms do.
-Seconds may be written 500ms, 30s, 5m, 1h30m; bytes 64k, 10M, 1GiB (a k is 1024).
-Signals: TERM and INT (Ctrl-C) stop gracefully, a second one or QUIT at once."""
+EPILOG = (
+    'MODULE:APP names the application: "shop.web:app". A bare MODULE is tried for "app", then "application".',
+    "Every option can also be FASTSERVE_NAME in the environment, or a key in fastserve.toml or [tool.fastserve] of "
+    "pyproject.toml; --no-NAME switches off what was switched on there. WEB_CONCURRENCY sets the workers and PORT the "
+    "port (on 0.0.0.0), as platforms do.",
+    "Seconds may be written 500ms, 30s, 5m, 1h30m; bytes 64k, 10M, 1GiB (a k is 1024).",
+    "Signals: TERM and INT (Ctrl-C) stop gracefully, a second one or QUIT at once.",
+)
+TARGET = "TARGET is the name or pid of a running server, or a recording (.fsx); none: the only one that runs."
 WIDTH = 110
 COLUMN = 36  # where the explanations begin
+SHORT_ELSEWHERE = {"-k": "--worker-class", "-t": "--timeout", "-D": "--daemon", "-e": "--env"}  # as gunicorn has them
+COMMAND_COLUMN = 27  # and in the help of one command
+Painter = Callable[[str, str], str]
 
 OTHERS: tuple[tuple[str, str, str], ...] = (
     ("--config", "FILE", "read options from this TOML file (default: fastserve.toml, or pyproject.toml)"),
@@ -47,6 +53,7 @@ class Command(NamedTuple):
     takes: str  # what follows: "MODULE:APP [options]", "FILE", "one|two"
     about: str  # short, for the help
     flags: tuple[tuple[str, str, str], ...] = ()  # its own, as in OTHERS
+    more: str = ""  # what its own help says besides
 
     @property
     def serves(self) -> bool:
@@ -71,8 +78,11 @@ class Parser(argparse.ArgumentParser):
 
     def _suggestion(self, unknown: Sequence[str]) -> str:
         for word in unknown:
+            flag = word.partition("=")[0]
+            if told := ELSEWHERE.get(SHORT_ELSEWHERE.get(flag, flag)):
+                return f"; {told}"
             if word.startswith("--"):
-                close = difflib.get_close_matches(word.partition("=")[0], list(self._option_string_actions), 1)
+                close = difflib.get_close_matches(flag, list(self._option_string_actions), 1)
                 return f"; did you mean {close[0]}?" if close else " (see fastserve --help)"
         return ""
 
@@ -129,37 +139,54 @@ def default_text(name: str) -> str:
 
 
 def help_text(
-    commands: Mapping[str, Command] | None = None, paint: Callable[[str, str], str] = lambda _code, text: text
+    commands: Mapping[str, Command] | None = None, paint: Painter = lambda _code, text: text, width: int = WIDTH
 ) -> str:
-    """The help. `commands`: the first words to explain. `paint(code, text)` colours; by default nothing is coloured."""
-    usages = {"fastserve MODULE:APP [options]": "serve an application over HTTP/1.1"}
-    for name, command in (commands or {}).items():
-        usages[f"fastserve {name} {command.takes}".rstrip()] = command.about
-    width = max(map(len, usages)) + 2
-    lines = []
-    for index, (usage, about) in enumerate(usages.items()):
-        lines.append(("Usage: " if index == 0 else "       ") + paint("1", usage) + " " * (width - len(usage)) + about)
+    """The help. `commands`: the first words to explain. `paint(code, text)` colours; by default nothing is coloured.
+    `width`: characters of a line.
+    """
+    lines = [f"Usage: {paint('1', 'fastserve MODULE:APP [options]')}"]
+    if commands:
+        lines += [f"       {paint('1', 'fastserve COMMAND ...')} (fastserve help COMMAND tells more)"]
+        lines += ["", paint("1;4", "commands:")]
+        for name, command in commands.items():
+            lines += _entry(name, command.takes, command.about, paint, width)
     groups: dict[str, list[str]] = {}
     for name, option in OPTIONS.items():
         about = option.help
         if default := default_text(name):
             about += f" (default {default})"
-        groups.setdefault(option.group, []).extend(_entry(_spelling(name, option), _metavar(option), about, paint))
+        entry = _entry(_spelling(name, option), _metavar(option), about, paint, width)
+        groups.setdefault(option.group, []).extend(entry)
     for group, entries in groups.items():
         lines += ["", paint("1;4", f"{group}:"), *entries]
     lines += ["", paint("1;4", "other:")]
     for flag, metavar, about in OTHERS:
-        lines += _entry(flag, metavar, about, paint)
-    return "\n".join([*lines, "", EPILOG]) + "\n"
+        lines += _entry(flag, metavar, about, paint, width)
+    for paragraph in EPILOG:
+        lines += ["", *textwrap.wrap(paragraph, width, break_on_hyphens=False)]
+    return "\n".join(lines) + "\n"
 
 
-def _entry(flags: str, metavar: str, about: str, paint: Callable[[str, str], str]) -> list[str]:
+def command_help(name: str, command: Command, paint: Painter = lambda _code, text: text, width: int = WIDTH) -> str:
+    """The help of one command, as `help_text` gives that of all."""
+    usage = f"fastserve {name} {command.takes}".rstrip()
+    lines = [f"Usage: {paint('1', usage)}", "", f"{command.about[0].upper()}{command.about[1:]}."]
+    if command.flags:
+        lines += ["", paint("1;4", "options:")]
+        for flag, metavar, about in command.flags:
+            lines += _entry(flag, metavar, about, paint, width, COMMAND_COLUMN)
+    for paragraph in filter(None, (command.more, TARGET if "TARGET" in command.takes else "")):
+        lines += ["", *textwrap.wrap(paragraph, width, break_on_hyphens=False)]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(flags: str, metavar: str, about: str, paint: Painter, width: int, column: int = COLUMN) -> list[str]:
     plain = f"  {flags} {metavar}".rstrip()
     shown = f"  {paint('36', flags)} {metavar}".rstrip()
-    first, *rest = textwrap.wrap(about, WIDTH - COLUMN, break_on_hyphens=False)
-    beside = len(plain) + 2 <= COLUMN
-    lines = [shown + " " * (COLUMN - len(plain)) + first] if beside else [shown, " " * COLUMN + first]
-    return lines + [" " * COLUMN + line for line in rest]
+    first, *rest = textwrap.wrap(about, width - column, break_on_hyphens=False)
+    beside = len(plain) + 2 <= column
+    lines = [shown + " " * (column - len(plain)) + first] if beside else [shown, " " * column + first]
+    return lines + [" " * column + line for line in rest]
 
 
 def _spelling(name: str, option: Option) -> str:

@@ -37,6 +37,7 @@ from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.logs import load_log_config
 from fastserve.process.loops import close_loop, describe, load_factory, new_loop
+from fastserve.process.patience import patiently
 from fastserve.process.pidfile import PidFile
 from fastserve.process.privileges import Identity
 from fastserve.process.server import load_application
@@ -145,12 +146,16 @@ def options(case: Case) -> Iterator[Finding]:
 
 def application(case: Case) -> Iterator[Finding]:
     began = time.monotonic()
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), patiently(_say, f"importing {_name(case.config)}"):
         case.app, case.interface = load_application(case.config)
     took = time.monotonic() - began
     yield Finding("ok", "import", f"{_name(case.config)} in {_seconds(took)}")
     if took > SLOW_SECONDS:
         yield Finding("note", "import", f"it takes {_seconds(took)}, in each worker", "--preload imports it once")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"fastserve: {text}\n")
 
 
 def interface(case: Case) -> Iterator[Finding]:
@@ -176,7 +181,7 @@ def lifespan(case: Case) -> Iterator[Finding]:
     loop = new_loop(case.config.loop, case.config.app_dir)
     try:
         asyncio.set_event_loop(loop)
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), patiently(_say, "waiting for the application's lifespan"):
             up = _timed(loop, found.startup, "the application failed to start")
             down = _timed(loop, found.shutdown, "the application failed to shut down") if found.supported else 0.0
     finally:

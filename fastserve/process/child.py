@@ -46,6 +46,7 @@ class Child:
     why: str = ""  # what it replaces its predecessor for
     pid: int = 0
     state: State = State.BOOTING
+    loaded: bool = False  # the application is imported: its startup runs
     interface: str = ""
     failure: ConfigError | None = None  # its own account of why it cannot start
     started_at: float = field(default_factory=time.monotonic)
@@ -69,7 +70,7 @@ class Child:
             self.age_max = config.workers_lifetime + random.uniform(0, config.workers_lifetime_jitter)
 
     def __str__(self) -> str:
-        return f"worker {self.slot + 1} (pid {self.pid})"
+        return f"worker {self.slot} (pid {self.pid})"
 
     @property
     def was_ready(self) -> bool:

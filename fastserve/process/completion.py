@@ -89,8 +89,10 @@ def _of_command(command: Command) -> list[Flag]:
     return [flag for text, metavar, about in command.flags for flag in _others(text, metavar, about)]
 
 
-def _words_of(command: Command) -> tuple[str, ...]:
-    """The words that may follow a command: `bash|zsh|fish`."""
+def _words_of(command: Command, commands: Mapping[str, Command]) -> tuple[str, ...]:
+    """The words that may follow a command: `bash|zsh|fish`, or a command of the table."""
+    if command.takes == "[COMMAND]":
+        return tuple(commands)
     return tuple(command.takes.split("|")) if "|" in command.takes else ()
 
 
@@ -177,7 +179,8 @@ def bash(commands: Mapping[str, Command]) -> str:
             of_commands.append(f"        {name}) {more}apps=yes ;;")
         else:
             files = " files=yes" if _names_files(command) else ""
-            of_commands.append(f"        {name}) options='{own}' words='{' '.join(_words_of(command))}'{files} ;;")
+            follow = " ".join(_words_of(command, commands))
+            of_commands.append(f"        {name}) options='{own}' words='{follow}'{files} ;;")
     return _filled(
         BASH,
         VALUES="\n".join(cases),
@@ -236,7 +239,7 @@ def zsh(commands: Mapping[str, Command]) -> str:
     of_commands = []
     for name, command in commands.items():
         own = " ".join(map(_zsh_flag, _of_command(command)))
-        words = _words_of(command)
+        words = _words_of(command, commands)
         if command.serves:
             rest = f"$options {own} '1:application:_fastserve_apps'"
         else:
@@ -299,7 +302,7 @@ def fish(commands: Mapping[str, Command]) -> str:
     for name, command in commands.items():
         condition = f"__fastserve_command {name}"
         of_commands += [_fish_flag(flag, condition) for flag in _of_command(command)]
-        if words := _words_of(command):
+        if words := _words_of(command, commands):
             of_commands.append(f"complete -c fastserve -n {_quoted(condition)} -a {_quoted(' '.join(words))}")
         elif _names_files(command):
             of_commands.append(f"complete -c fastserve -n {_quoted(condition)} -F")

@@ -444,7 +444,7 @@ class Config:
         None,
         "output",
         "text",
-        "default, common, combined, json, or a text with gunicorn's atoms, %%(h)s and the like",
+        "default, common, combined, json, or a text with gunicorn's atoms, %(h)s and the like",
         "--access-logformat",
         "--access-log-fmt",
         metavar="FORMAT",

@@ -1,6 +1,6 @@
 """importer: "module:attribute" to the application, with kind errors.
 
-Room: floor 3. Called by: worker.py, server.py. Calls: errors.py.
+Room: floor 3. Called by: worker.py, server.py, logs.py (theirs). Calls: errors.py.
 A mistake in the reference is one line. An exception of the application itself is an ApplicationError: it carries the
 application's own traceback, without our frames and without importlib's.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from fastserve.errors import ConfigError
 
-__all__ = ["ApplicationError", "add_app_dir", "load", "load_module"]
+__all__ = ["ApplicationError", "add_app_dir", "load", "load_module", "theirs"]
 
 USUAL_NAMES = ("app", "application")
 
@@ -39,7 +39,7 @@ class ApplicationError(ConfigError):
         reason = traceback.format_exception_only(error)[-1].strip()
         if isinstance(error, SystemExit):
             reason = f"it called sys.exit({error.code!r})"
-        error.__traceback__ = _theirs(error.__traceback__)
+        error.__traceback__ = theirs(error.__traceback__)
         details = "".join(traceback.format_exception(error))
         found = cls(f"{doing}: {reason}", details)
         found.__cause__ = error
@@ -108,7 +108,7 @@ def _import(name: str, reference: str, app_dir: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        if (name == missing or name.startswith(missing + ".")) and _theirs(error.__traceback__) is None:
+        if (name == missing or name.startswith(missing + ".")) and theirs(error.__traceback__) is None:
             raise ConfigError(_not_found(name, missing, reference, app_dir, error), exit_code=3) from None
         raise ApplicationError.of(f'cannot import "{name}"', error) from error
     except KeyboardInterrupt:
@@ -161,7 +161,7 @@ def _attribute(module: ModuleType, path: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            if getattr(error, "name", part) != part or _theirs(error.__traceback__) is not None:
+            if getattr(error, "name", part) != part or theirs(error.__traceback__) is not None:
                 raise ApplicationError.of(f'cannot read "{part}" of {walked}', error) from error
             names = [name for name in dir(found) if not name.startswith("_")]
             close = difflib.get_close_matches(part, names, 1) or [name for name in USUAL_NAMES if name in names][:1]
@@ -190,7 +190,7 @@ def _call(factory: Any, label: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if isinstance(error, TypeError) and _theirs(error.__traceback__) is None:
+        if isinstance(error, TypeError) and theirs(error.__traceback__) is None:
             raise ConfigError(
                 f'the factory "{label}" cannot be called without arguments: {error}', exit_code=3
             ) from None
@@ -201,7 +201,7 @@ def _call(factory: Any, label: str) -> Any:
     return app
 
 
-def _theirs(trace: TracebackType | None) -> TracebackType | None:
+def theirs(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from its first frame that is neither ours nor importlib's."""
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
     while trace is not None:

@@ -1,6 +1,7 @@
 """logs: where the server's own messages go, and in which colours.
 
-Room: floor 3. Called by: run.py, reload.py, cli.py (colour of the help). Calls: errors.py.
+Room: floor 3. Called by: run.py, reload.py, cli.py and lens/ (colour and width of what they print). Calls: importer.py
+(theirs), errors.py.
 A program that has set up logging of its own keeps it. `--log-config` takes what uvicorn takes, and TOML.
 """
 
@@ -18,8 +19,9 @@ from typing import Any, TextIO
 
 from fastserve.errors import ConfigError
 from fastserve.process.config import Config
+from fastserve.process.importer import theirs
 
-__all__ = ["Painter", "configure_logging", "load_log_config", "painter"]
+__all__ = ["Painter", "configure_logging", "load_log_config", "painter", "width_of"]
 
 FORMAT = "%(asctime)s [%(process)d] %(levelname)s: %(message)s"
 COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
@@ -34,7 +36,24 @@ def painter(stream: TextIO, wanted: bool | None = None) -> Painter:
     return lambda code, text: f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
-class ColourFormatter(logging.Formatter):
+def width_of(stream: TextIO, otherwise: int, least: int = 60) -> int:
+    """Characters of a line of this terminal; `otherwise` if it is none."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return otherwise
+    return max(columns, least) if columns else otherwise
+
+
+class TheirFormatter(logging.Formatter):
+    """Tracebacks begin in the application: how we came to call it helps nobody to mend it."""
+
+    def formatException(self, ei: Any) -> str:
+        kind, error, trace = ei
+        return super().formatException((kind, error, theirs(trace) or trace))
+
+
+class ColourFormatter(TheirFormatter):
     """The level in its colour."""
 
     def __init__(self, paint: Painter) -> None:
@@ -50,7 +69,7 @@ class ColourFormatter(logging.Formatter):
             record.levelname = plain  # other handlers format the same record
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(TheirFormatter):
     """One JSON object per line, with the names of OpenTelemetry's log data model and semantic conventions."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -51,6 +51,7 @@ from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.logs import configure_logging
 from fastserve.process.loops import close_loop, new_loop
+from fastserve.process.patience import Patience
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 from fastserve.process.sources import reread
@@ -147,6 +148,18 @@ class Watcher:
         self._thread.join(2.0)
 
     def _watch(self) -> None:
+        try:
+            self._be_told()
+        except (
+            Exception
+        ) as error:  # of inotify's limits, or a folder whose name is no UTF-8: whatever watchfiles raises
+            self.kind = "polling"
+            reason = " ".join(str(error).split())
+            logger.warning("watchfiles cannot watch (%s): files are looked at again and again instead", reason)
+            self._before = self._files.snapshot()
+            self._poll()
+
+    def _be_told(self) -> None:
         import watchfiles
 
         step = max(10, int(self._delay * 1000))
@@ -232,6 +245,7 @@ class Reloader:
         self._stopping = self._forced = False
         self._told_at = float("-inf")
         self._failure: ConfigError | None = None
+        self._patience = Patience()  # of the first start, then of the stop
         self._listeners: Listeners
         self._watcher: Watcher
 
@@ -284,6 +298,7 @@ class Reloader:
     def _advance(self) -> None:
         """The successor takes over as soon as it can; who is out of time is killed."""
         now = time.monotonic()
+        self._tell_what_takes_long(now)
         for child in self._children():
             if now >= child.deadline:
                 logger.warning("killing the worker (pid %d): not gone in time; its shutdown is cut", child.process.pid)
@@ -301,6 +316,19 @@ class Reloader:
                 self._current.tell(b"r")
             else:
                 self._tell_to_stop(self._current)  # it is still starting up, and has no connections
+
+    def _tell_what_takes_long(self, now: float) -> None:
+        """The first start, and the stop: reloads say when they begin."""
+        children = self._children()
+        if (self._announced and not self._stopping) or not children or not (so_far := self._patience.due(now)):
+            return
+        if self._stopping:
+            what = "still stopping; a second Ctrl-C or TERM ends it at once"
+        elif all(child.loaded for child in children):
+            what = f"waiting for the startup of {self._config.app}"
+        else:
+            what = f"importing {self._config.app}"
+        logger.info("%s (%s)", what, so_far)
 
     def _latest(self) -> float:
         return time.monotonic() + self._config.timeout_graceful_shutdown + SPARE_SECONDS
@@ -467,6 +495,7 @@ class Reloader:
 
     def _stop(self, *, kill: bool = False) -> None:
         self._stopping = True
+        self._patience = Patience()
         if self._successor is not None:
             self._drop(self._successor)
         if self._current is not None:

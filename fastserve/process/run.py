@@ -7,6 +7,7 @@ pidfile, envfile; interfaces (make_handler, to try an application without servin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -30,6 +31,7 @@ from fastserve.process.sockets import Listeners
 from fastserve.process.supervisor import Supervisor
 from fastserve.process.tls import Certificates
 from fastserve.process.worker import run_alone
+from fastserve.telemetry.lens import Mode
 
 __all__ = ["check", "run", "serve"]
 
@@ -128,16 +130,19 @@ def announce(config: Config, addresses: Sequence[Address], interface: str, pids:
     workers = f"{len(pids)} (pids {' '.join(map(str, pids))})" if pids else "1 (this process)"
     why = f" ({config.workers_note})" if config.workers_note else ""
     python = f"{platform.python_implementation()} {platform.python_version()}"
+    lens = " (look: fastserve top, explain, doctor, trace)"
     lines = [
         f"{paint('1', 'fastserve')} {__version__}, {python}, {describe(config.loop)}",
         f"  application  {name} ({interface})",
         f"  workers      {workers}, pid {os.getpid()}{why}",
         *(f"  listening    {paint('36', config.url_of(address))}{listening}" for address in addresses),
         *([f"  reload       {note}"] if note else []),
+        *([f"  lens         {config.lens_mode}{lens}"] if config.lens_mode.mode > Mode.READY else []),
         f"  {paint('32', 'ready')}        stop with Ctrl-C",
     ]
-    sys.stderr.write("\n".join(lines) + "\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk: requests are served all the same
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
 
 
 def check(config: Config) -> str:

@@ -28,6 +28,7 @@ from fastserve.process.importer import load, takes_nothing
 from fastserve.process.shared import Shared
 from fastserve.process.sockets import Listeners
 from fastserve.process.tls import WATCH_SECONDS, Certificates
+from fastserve.process.values import count
 from fastserve.protocol import Board, Limits, SeatState, Service
 from fastserve.telemetry import AccessLog
 from fastserve.telemetry.lens import Area, Mode
@@ -349,10 +350,10 @@ class Server:
         service = self._service
         assert service is not None
         logger.warning(
-            "cutting %d connections after %.1f s: %d requests in hand",
-            service.connections,
+            "cutting %s after %.1f s: %s in hand",
+            count(service.connections, "connection"),
             limit - reserve,
-            service.active,
+            count(service.active, "request"),
         )
         service.abort()
         await _within(service.wait_closed(), reserve / 3)

@@ -43,11 +43,13 @@ from fastserve.process.child import Child, Slot, State, backoff, cause_of, failu
 from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
+from fastserve.process.patience import Patience
 from fastserve.process.privileges import Identity
 from fastserve.process.shared import Shared
 from fastserve.process.sockets import Listeners
 from fastserve.process.talk import Talk
 from fastserve.process.tls import WATCH_SECONDS, Certificates
+from fastserve.process.values import count
 from fastserve.process.zygote import Zygote
 from fastserve.protocol import SeatState
 
@@ -126,6 +128,7 @@ class Supervisor:
         self._stopping = False
         self._forced = False
         self._failure: ConfigError | None = None
+        self._patience = Patience()  # of the start, then of the stop
 
     def run(self) -> int:
         """Until the last worker is gone. Returns the exit code; raises ConfigError if the server cannot start."""
@@ -294,7 +297,10 @@ class Supervisor:
             logger.info("the lens was switched to %s", self._shared.mode)
             self._tell_of_lens()
         if self._stopping:
+            self._tell_what_stops(now)
             return min([child.deadline for child in self._children()] + [now + 1.0])
+        if not self._booted:
+            self._tell_what_starts(now)
         if self._drained_at and now >= self._drained_at:
             self._stop(self._config.timeout_graceful_shutdown)
             return now
@@ -319,6 +325,25 @@ class Supervisor:
         if now >= self._look_at:
             self._look_at = now + self._queues.look(self._slots, now)
         return min(until, self._round_at, self._look_at, self._drained_at or until)
+
+    def _tell_what_starts(self, now: float) -> None:
+        """An import or a startup may take as long as it likes, but not in silence."""
+        if not (so_far := self._patience.due(now)):
+            return
+        workers = [slot.current for slot in self._slots if slot.wanted]
+        slow = [each for each in workers if each is None or each.state is State.BOOTING]
+        app = self._config.app if isinstance(self._config.app, str) else "the application"
+        loaded = slow and all(each is not None and each.loaded for each in slow)
+        doing = f"waiting for the startup of {app}" if loaded else f"importing {app}"
+        of = f", in {len(slow)} of {len(workers)} workers" if len(workers) > 1 else ""
+        logger.info("%s%s (%s)", doing, of, so_far)
+
+    def _tell_what_stops(self, now: float) -> None:
+        if not (so_far := self._patience.due(now)) or not (left := self._children()):
+            return
+        seconds = max(0.0, max(child.deadline for child in left) - now)
+        most = f"{seconds:.0f} s more at most, a second Ctrl-C or TERM ends it at once"
+        logger.info("still stopping: %s to end (%s; %s)", count(len(left), "worker has", "workers have"), so_far, most)
 
     def _go_round(self, now: float) -> None:
         """Health and age of every worker."""
@@ -369,7 +394,7 @@ class Supervisor:
             slot.deaths += 1
             wait = max(backoff(slot.deaths), 0.1)
             slot.spawn_at = time.monotonic() + wait
-            logger.error("cannot start worker %d: %s; trying again in %.1f s", slot.index + 1, error, wait)
+            logger.error("cannot start worker %d: %s; trying again in %.1f s", slot.index, error, wait)
             return None
         finally:
             theirs.close()
@@ -456,6 +481,8 @@ class Supervisor:
         for message in child.talk.hear():
             if "ready" in message and child.state is State.BOOTING:
                 self._became_ready(child, str(message["ready"]))
+            elif "loaded" in message:
+                child.loaded = True
             elif "failed" in message:
                 child.failure = failure_of(message)
         for message in child.witness.hear():
@@ -523,7 +550,8 @@ class Supervisor:
         self._certificates = certificates
         self._generation += 1
         self._notifier.reloading()
-        logger.info("HUP: reloading %d workers, generation %d", sum(s.wanted for s in self._slots), self._generation)
+        number = sum(slot.wanted for slot in self._slots)
+        logger.info("HUP: reloading %s, generation %d", count(number, "worker"), self._generation)
         if config.lens_mode != before.lens_mode:  # else one that was switched from outside stays
             self._shared.set_mode(config.lens_mode)
             self._tell_of_lens()
@@ -564,7 +592,10 @@ class Supervisor:
             return
         pending = self._next_zygote is not None or RELOAD in self._due.values()
         if self._kept is not None and not pending and all(slot.serves for slot in self._slots if slot.wanted):
-            self._reload_ended(f"reloaded, generation {self._generation}; {len(self._leaving)} workers still retire")
+            text = f"reloaded, generation {self._generation}"
+            if self._leaving:
+                text += f"; {count(len(self._leaving), 'worker still retires', 'workers still retire')}"
+            self._reload_ended(text)
 
     def _reload_ended(self, text: str) -> None:
         self._kept = None
@@ -621,7 +652,7 @@ class Supervisor:
             logger.error("TTIN: cannot listen: %s", error.strerror)
             return
         slot.wanted, slot.deaths, slot.spawn_at = True, 0, 0.0
-        logger.info("TTIN: %d workers", sum(slot.wanted for slot in self._slots))
+        logger.info("TTIN: %s", count(sum(slot.wanted for slot in self._slots), "worker"))
 
     def _shrink(self) -> None:
         wanted = [slot for slot in self._slots if slot.wanted]
@@ -632,7 +663,9 @@ class Supervisor:
         slot.wanted = False
         self._due.pop(slot.index, None)
         logger.info(
-            "TTOU: %d workers; their siblings serve what the queue of worker %d gets", len(wanted) - 1, slot.index + 1
+            "TTOU: %s; the others serve what the queue of worker %d gets",
+            count(len(wanted) - 1, "worker"),
+            slot.index,
         )
         self._empty(slot)
 
@@ -651,13 +684,13 @@ class Supervisor:
 
     def _resize(self, workers: int) -> None:
         for _ in range(len(self._slots)):
-            count = sum(slot.wanted for slot in self._slots)
-            if count < min(workers, len(self._slots)):
+            number = sum(slot.wanted for slot in self._slots)
+            if number < min(workers, len(self._slots)):
                 self._grow()
-            elif count > workers:
+            elif number > workers:
                 self._shrink()
         if workers > len(self._slots):
-            logger.warning("%d workers need a restart or an upgrade (USR2)", workers)
+            logger.warning("%s need a restart or an upgrade (USR2)", count(workers, "worker"))
 
     # ------------------------------------------------------------------------------------------------ upgrade, logs
 
@@ -946,8 +979,8 @@ class Supervisor:
 
     def _told_to_stop(self, number: int, name: str) -> None:
         if number == signal.SIGQUIT or self._stopping or self._drained_at:
-            count = len(self._children())
-            logger.warning("forced to stop; the application's shutdown did not run in %d workers", count)
+            where = count(len(self._children()), "worker")
+            logger.warning("forced to stop; the application's shutdown did not run in %s", where)
             self._forced = self._stopping = True
             self._listeners_gone()
             self._kill(signal.SIGKILL)
@@ -960,12 +993,13 @@ class Supervisor:
             for child in self._children():
                 child.talk.say({"drain": True})
         else:
-            logger.info("stopping (%s): %d workers", name, len(self._children()))
+            logger.info("stopping (%s): %s", name, count(len(self._children()), "worker"))
             self._stop(self._config.timeout_graceful_shutdown)
 
     def _stop(self, seconds: float) -> None:
         """Our listeners first, or new clients would wait at sockets from which nobody accepts."""
         self._stopping = self._board.draining = True
+        self._patience = Patience()
         self._notifier.stopping()
         deadline = time.monotonic() + seconds + 1.0  # a moment longer than the workers give themselves
         handing_over = self._somebody_else_serves()

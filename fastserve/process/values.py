@@ -1,7 +1,7 @@
 """values: what people write for an option, in text, to what it means. `1h30m`, `64k`, `660`, `yes`.
 
 Room: floor 3. Called by: config.py (keywords and TOML may be text too), arguments.py, sources.py. Calls: nothing.
-Every function takes text and returns a value, or raises ValueError with a few words that fit behind "--flag: ".
+Every function but `count` takes text and returns a value, or raises ValueError with a few words that fit behind "--flag: ".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["CONVERTERS", "duration", "flag", "mode", "size", "whole", "workers"]
+__all__ = ["CONVERTERS", "count", "duration", "flag", "mode", "size", "whole", "workers"]
 
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"(?:([0-9]+(?:\.[0-9]+)?)d)?(?:([0-9]+(?:\.[0-9]+)?)h)?(?:([0-9]+(?:\.[0-9]+)?)m(?!s))?"
@@ -20,6 +20,11 @@ PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]*)?|-?\.[0-9]+")
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 YES = frozenset({"1", "true", "yes", "on"})
 NO = frozenset({"0", "false", "no", "off"})
+
+
+def count(number: int, noun: str, many: str = "") -> str:
+    """ "1 request", "3 requests"."""
+    return f"{number} {noun if number == 1 else many or noun + 's'}"
 
 
 def whole(text: str) -> int:

@@ -37,11 +37,14 @@ from fastserve.process.config import Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.loops import close_loop, new_loop
+from fastserve.process.patience import patiently
 from fastserve.process.privileges import Identity
 from fastserve.process.server import Server, load_application
+from fastserve.process.shortage import shortage
 from fastserve.process.sockets import Listeners
 from fastserve.process.talk import DETAILS_MAX, Talk
 from fastserve.process.tls import Certificates
+from fastserve.process.values import count
 from fastserve.protocol import Board
 from fastserve.telemetry.lens import Area, LensMemory
 
@@ -135,8 +138,9 @@ def be(
             talk.say({"failed": str(error), "details": details[-DETAILS_MAX:], "exit_code": error.exit_code})
         except BaseException as error:
             reason = traceback.format_exception_only(error)[-1].strip()
-            details = traceback.format_exc()[-DETAILS_MAX:]
-            talk.say({"failed": f"a worker failed: {reason}", "details": details, "exit_code": code})
+            short = shortage(error)
+            details = "" if short else traceback.format_exc()[-DETAILS_MAX:]
+            talk.say({"failed": f"a worker failed: {short or reason}", "details": details, "exit_code": code})
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -206,9 +210,12 @@ class Worker:
             try:
                 self._loading = True
                 try:
-                    app, interface = self._loaded or load_application(self._config)
+                    with self._patiently(f"importing {self._name}"):
+                        app, interface = self._loaded or load_application(self._config)
                 finally:
                     self._loading = False
+                if self._talk is not None:
+                    self._talk.say({"loaded": True})
                 loop = self._loop = new_loop(self._config.loop, self._config.app_dir)
                 try:
                     return loop.run_until_complete(self._serve(app, interface))
@@ -224,6 +231,14 @@ class Worker:
                     raise ApplicationError.of("the application failed to start", error) from error
                 logger.error("the application called sys.exit(%r) while serving", error.code)
                 return error.code if isinstance(error.code, int) and error.code else FORCED
+
+    @property
+    def _name(self) -> str:
+        return self._config.app if isinstance(self._config.app, str) else "the application"
+
+    def _patiently(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """A supervisor tells itself what it waits for."""
+        return patiently(logger.info, what) if self._talk is None else contextlib.nullcontext()
 
     async def _serve(self, app: Any, interface: str) -> int:
         loop = asyncio.get_running_loop()
@@ -244,7 +259,8 @@ class Worker:
         starting = loop.create_task(server.start())
         stopping = loop.create_task(self._stop.wait())
         try:
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            with self._patiently(f"waiting for the startup of {self._name}"):
+                await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 starting.cancel()
                 await asyncio.wait({starting}, timeout=self._config.timeout_graceful_shutdown)
@@ -259,7 +275,8 @@ class Worker:
             self._on_ready(server)
             limit = await self._until_the_end(server, stopping)
             try:
-                await server.stop(limit)
+                with self._patiently("still stopping; a second Ctrl-C or TERM ends it at once"):
+                    await server.stop(limit)
             except Exception as error:
                 failure = error
                 if not isinstance(error, ConfigError):  # otherwise it has said so itself
@@ -281,11 +298,11 @@ class Worker:
         try:
             await asyncio.wait({stopping, retiring}, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
-                logger.info("retiring: %d connections, %d requests in hand", server.connections, server.active)
+                logger.info("retiring: %s", _in_hand(server))
                 left = await server.hand_over(self._config.timeout_retire_idle, stopping)
                 if left is not None:
                     return left
-            logger.info("stopping: %d connections, %d requests in hand", server.connections, server.active)
+            logger.info("stopping: %s", _in_hand(server))
             return None
         finally:
             retiring.cancel()
@@ -366,8 +383,12 @@ class Worker:
         os._exit(FORCED)
 
 
+def _in_hand(server: Server) -> str:
+    return f"{count(server.connections, 'connection')}, {count(server.active, 'request')} in hand"
+
+
 def _explain(number: int, _frame: FrameType | None) -> None:
     """The kernel would end or stop us."""
     with contextlib.suppress(OSError):
         name = signal.Signals(number).name
-        os.write(2, f"fastserve: {name}: a single process cannot do that; a supervisor could\n".encode())
+        os.write(2, f"fastserve: {name}: only a supervisor does that, and this server is a single process\n".encode())

@@ -28,6 +28,7 @@ cdef class AccessLog(Observer):
     cdef uint64_t _lines
     cdef uint64_t _told           # dropped lines that were written about
     cdef uint64_t _dropped
+    cdef bint _complained         # the log of errors knows that this one cannot be written
     cdef bint _timed              # the format has a time,
     cdef bint _named_requests     # or the id of the request
     cdef int64_t _second          # of `_clock`, seconds since 1970
@@ -40,3 +41,4 @@ cdef class AccessLog(Observer):
     cdef size_t _look_up(self, Exchange exchange) except? 0
     cdef bint _is_excluded(self, const uint8_t *path, size_t length) except -1
     cdef int _hand_over(self) except -1
+    cdef int _complain(self) except -1

@@ -11,6 +11,8 @@ whatever it holds, and a value cannot end the quotes around it.
 
 import asyncio
 import base64
+import errno
+import logging
 import os
 import sys
 import time
@@ -33,6 +35,8 @@ from fastserve.protocol.forwarded cimport Forwarded
 from fastserve.protocol.timers cimport wall_now
 
 from fastserve.telemetry.line_writer import LineWriter as _LineWriter
+
+logger = logging.getLogger("fastserve")
 
 FLUSH_SECONDS = 0.1
 
@@ -342,6 +346,7 @@ cdef class AccessLog(Observer):
             note = f"{dropped - self._told} access log lines were dropped".encode()
             note = b'{"body":"%b"}\n' % note if self._facts.json else b"- %b\n" % note
             self._told = dropped
+            self._complain()
             if self._cap - self._len < <size_t>PyBytes_GET_SIZE(note):
                 self._grow(PyBytes_GET_SIZE(note))
             memcpy(self._out + self._len, PyBytes_AS_STRING(note), PyBytes_GET_SIZE(note))
@@ -360,6 +365,14 @@ cdef class AccessLog(Observer):
         self._lines = 0
         return 0
 
+    cdef int _complain(self) except -1:
+        # Once: a disk that is full stays so. A pipe that nobody reads any more is nobody's fault.
+        cdef int error = self._writer.error if self._writer is not None else 0
+        if error != 0 and error != errno.EPIPE and not self._complained:
+            self._complained = True
+            logger.warning("the access log cannot be written: %s; lines are dropped, and counted", os.strerror(error))
+        return 0
+
     def flush(self):
         """Hand over what is held back."""
         if self._handle is not None:
@@ -372,6 +385,7 @@ cdef class AccessLog(Observer):
         if self._writer is not None:
             self._hand_over()
             self._writer.reopen()
+            self._complained = False
 
     def close(self):
         """Write what is held back, for a second at most. A stream stays open."""

@@ -282,6 +282,13 @@ cdef extern from *:
       return dropped;
     }
 
+    static int fs_lines_error(fs_line_writer *w) {
+      pthread_mutex_lock(&w->lock);
+      int error = w->error;
+      pthread_mutex_unlock(&w->lock);
+      return error;
+    }
+
     /* The thread writes what waits and ends. After `seconds` it is left behind, and frees all when it can. */
     static void fs_lines_close(fs_line_writer *w, double seconds) {
       if (w->owner != getpid()) return; /* a fork of the application's: the thread is not in this process */
@@ -300,6 +307,7 @@ cdef extern from *:
     bint fs_lines_wait(fs_line_writer *w, double seconds) nogil
     void fs_lines_reopen(fs_line_writer *w, int fd)
     uint64_t fs_lines_dropped(fs_line_writer *w)
+    int fs_lines_error(fs_line_writer *w)
     void fs_lines_close(fs_line_writer *w, double seconds) nogil
 
 SYSLOG_SOCKET = "/dev/log"
@@ -355,6 +363,11 @@ cdef class LineWriter:
     def dropped(self) -> int:
         """Lines that were not written: too many waited, or the file could not be written."""
         return fs_lines_dropped(self._writer) if self._writer != NULL else 0
+
+    @property
+    def error(self) -> int:
+        """The errno of the last write that failed, 0 if none has."""
+        return fs_lines_error(self._writer) if self._writer != NULL else 0
 
     def reopen(self):
         """Open the file by its name again; what waits goes to the new one. OSError keeps the old one. Nothing for others."""

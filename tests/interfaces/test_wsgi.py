@@ -1058,12 +1058,15 @@ def test_errors_go_to_the_log(threads: int, caplog: pytest.LogCaptureFixture) ->
         errors.write("a line\nand")
         errors.writelines([" the", " rest"])
         errors.flush()
+        errors.write("Traceback:\n  a frame\nValueError\n")
         start_response(OK, TEXT)
         return []
 
     with serving(app, threads=threads) as address, error_log(caplog) as log:
         talk(address, get())
-        assert log.text() == "a line\nhalf a line\nand the rest"  # type: ignore[attr-defined]
+        traceback = "Traceback:\n  a frame\nValueError"
+        assert log.text() == f"a line\nhalf a line\nand the rest\n{traceback}"  # type: ignore[attr-defined]
+        assert traceback in [record.getMessage() for record in caplog.records]
 
 
 def test_the_error_stream_does_not_go_round_in_circles(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -266,3 +267,28 @@ def test_without_black_boxes_that_is_said(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.fsx").write_bytes(b"FSX1????")
     code, _, err = run("blackbox", "broken.fsx")
     assert code == 2 and err.startswith("fastserve: error: 'broken.fsx'") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", [80, 100, 300])
+@pytest.mark.parametrize("command", ["explain", "doctor"])
+def test_sentences_fit_the_terminal(
+    run: Run, shop: str, monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setattr(commands, "width_of", lambda _stream, _otherwise: columns)
+    _, out, _ = run(command, shop)
+    lines = [line for line in out.splitlines() if "See: " not in line]  # a command and an address are in one piece
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= min(columns, 100), out
+
+
+def test_what_takes_long_says_what_it_is_at(run: Run, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = commands.COMMANDS["explain"]
+
+    def slow(given: object) -> int:
+        time.sleep(2.2)
+        return real(given)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(commands.COMMANDS, "explain", slow)
+    code, out, err = run("explain", shop)
+    assert code == 0 and out.startswith("GET ")
+    assert err == "fastserve: reading what is recorded (2 s so far)\n"

@@ -246,6 +246,17 @@ def test_keys_sort_filter_and_show_only_warnings() -> None:
     screen_test(act)
 
 
+@pytest.mark.parametrize("key", ["q", "ctrl+c"])
+def test_it_is_left_by_the_usual_keys(key: str) -> None:
+    """textual's own ctrl+c tells of ctrl+q, which nobody presses in a terminal."""
+
+    async def act(app: Any, pilot: Any) -> None:
+        await pilot.press(key)
+        assert app._exit
+
+    screen_test(act)
+
+
 def test_a_row_can_be_explained() -> None:
     async def act(app: Any, pilot: Any) -> None:
         await pilot.press("e")

@@ -334,7 +334,8 @@ def test_a_port_in_use_is_one_line_and_the_app_is_not_touched() -> None:
         with Running("apps:app", "--port", "0", "--admin", f"127.0.0.1:{port}", cwd=HERE) as server:
             assert server.wait() == 3
             assert server.err.splitlines() == [
-                f"fastserve: error: cannot listen on 127.0.0.1:{port}: the address is already in use"
+                f"fastserve: error: cannot listen on 127.0.0.1:{port}: "
+                "the address is already in use (ss -ltnp tells who has it)"
             ]
 
 

@@ -81,7 +81,7 @@ def test_a_good_application_is_started_and_stopped_once_and_nothing_stays(tmp_pa
     assert not (tmp_path / "s").exists()
     assert of(lines, "interface") == ["ok interface asgi, found out"]
     assert of(lines, "sockets")[1:] == ["ok sockets unix:s can be bound"]
-    assert re.fullmatch(r"fastserve: \d+ ok, \d+ note, \d+ warning, 0 error", lines[-1])
+    assert re.fullmatch(r"fastserve: \d+ ok, \d+ notes?, \d+ warnings?, 0 errors", lines[-1])
     topics = [line.split()[1] for line in lines[:-1]]
     order = [topic for topic, _ in check.CHECKS]
     assert sorted(topics, key=order.index) == topics

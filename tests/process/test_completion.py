@@ -92,7 +92,8 @@ LINES: list[tuple[str, set[str]]] = [
     ("fastserve dev --js", set()),
     ("fastserve completion ", set(SHELLS)),
     ("fastserve completion --po", set()),
-    ("fastserve help ", set()),
+    ("fastserve help ", set(cli.COMMANDS)),
+    ("fastserve help t", {"top", "trace"}),
     ("fastserve hello:app --log-level ", {"critical", "error", "warning", "info", "debug"}),
     ("fastserve hello:app --log-level d", {"debug"}),
     ("fastserve hello:app -w ", {"auto"}),
@@ -241,7 +242,8 @@ def test_no_shell_is_one_line(capsys: pytest.CaptureFixture[str], arguments: tup
 
 def test_the_help_tells_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["help"])
-    usage = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).partition("\n\n")[0].splitlines()
-    assert len(usage) == 1 + len(cli.COMMANDS)
-    for line, (name, command) in zip(usage[1:], cli.COMMANDS.items(), strict=True):
-        assert line.split() == ["fastserve", name, *command.takes.split(), *command.about.split()]
+    listed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).partition("commands:\n")[2].partition("\n\n")[0]
+    lines = listed.splitlines()
+    assert len(lines) == len(cli.COMMANDS)
+    for line, (name, command) in zip(lines, cli.COMMANDS.items(), strict=True):
+        assert line.split() == [name, *command.takes.split(), *command.about.split()]

@@ -248,7 +248,7 @@ def test_what_a_killed_worker_was_doing_is_told_and_kept(serve: Callable[..., Ru
     blocks = Background(server.port, "/block")
     live(server, "GET /block")
     os.kill(pid, signal.SIGKILL)
-    server.wait_for(rf"worker 1 \(pid {pid}\) was doing this:")
+    server.wait_for(rf"worker 0 \(pid {pid}\) was doing this:")
     path = Path(server.wait_for(r"kept in (\S+\.fsx); fastserve blackbox tells more").group(1))
     at = next(index for index, line in enumerate(server.lines) if "was doing this:" in line)
     endless, block = server.lines[at + 1 : at + 3]
@@ -256,7 +256,7 @@ def test_what_a_killed_worker_was_doing_is_told_and_kept(serve: Callable[..., Ru
     assert re.fullmatch(r"  GET /block, in flight for (\d+\.\d\d) s, running for \d+\.\d\d s", block)
     assert path in boxes(runtime) and stat.S_IMODE(path.stat().st_mode) == 0o600
     recording = Recording.load(path)
-    assert recording.note == f"worker 1 (pid {pid}) was killed by SIGKILL" and recording.name == name_of(server)
+    assert recording.note == f"worker 0 (pid {pid}) was killed by SIGKILL" and recording.name == name_of(server)
     (worker,) = recording.workers
     assert (worker.pid, worker.alive, worker.mode) == (pid, False, "ready")
     assert [(one.text, one.state) for one in worker.live] == [("GET /endless", "unknown"), ("GET /block", "running")]
@@ -264,7 +264,7 @@ def test_what_a_killed_worker_was_doing_is_told_and_kept(serve: Callable[..., Ru
     for background in (waits, blocks):
         with pytest.raises(Exception):  # noqa: B017 - whatever a client says whose server died
             background.result()
-    server.wait_for(r"worker 1 \(pid \d+\) is ready")
+    server.wait_for(r"worker 0 \(pid \d+\) is ready")
     assert server.get("/") == "hello"
 
 
@@ -321,7 +321,7 @@ def test_one_that_crashes_on_its_way_out_is_told_of(serve: Callable[..., Running
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded, generation 2")
     os.kill(pid, signal.SIGKILL)
-    server.wait_for(rf"worker 1 \(pid {pid}\) was doing this:")
+    server.wait_for(rf"worker 0 \(pid {pid}\) was doing this:")
     server.wait_for(r"  GET /endless, in flight for \d+\.\d\d s")
     server.wait_for("kept in ")
     assert len(boxes(runtime)) == 1
@@ -335,7 +335,7 @@ def test_with_the_lens_off_it_is_told_and_not_kept(serve: Callable[..., Running]
     server.wait_for("block begins")
     os.kill(server.workers[0], signal.SIGKILL)
     server.wait_for(r"  GET /block, in flight for \d+\.\d\d s, running for")
-    server.wait_for(r"worker 1 \(pid \d+\) is ready")
+    server.wait_for(r"worker 0 \(pid \d+\) is ready")
     assert "kept in" not in server.err and not runtime.exists()
     with pytest.raises(Exception):  # noqa: B017
         asked.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +143,17 @@ def test_the_formatter_leaves_the_record_as_it_was() -> None:
     assert "\x1b[31mERROR\x1b[0m: said" in ColourFormatter(painter(io.StringIO(), True)).format(record)
     assert record.levelname == "ERROR"
     assert " ERROR: said" in ColourFormatter(painter(io.StringIO(), False)).format(record)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_traceback_begins_in_the_application(tmp_path: Path, log_format: str) -> None:
+    """How the server came to call a handler helps nobody to mend it."""
+    (tmp_path / "crash.py").write_text(
+        "from fastserve import App\napp = App()\n@app.get('/')\nasync def crash():\n    return {}['x']\n"
+    )
+    with Running("crash", "--port", "0", "--log-format", log_format, cwd=tmp_path) as server:
+        with pytest.raises(AssertionError):
+            server.ready().get()  # 500
+        server.wait_for("KeyError")
+        frames = re.findall(r'File \\?"(.+?)\\?"', server.err)
+        assert frames == [str(tmp_path / "crash.py")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from process.running import Running, alive, get, until
@@ -18,7 +20,7 @@ from process.running import Running, alive, get, until
 from fastserve.errors import ConfigError
 from fastserve.process.config import Config
 from fastserve.process.hooks import Hooks
-from fastserve.process.reload import FileFilter, Reloader
+from fastserve.process.reload import FileFilter, Reloader, Watcher
 from fastserve.process.sockets import Listeners
 
 APP = """\
@@ -389,3 +391,28 @@ def test_the_command_in_a_terminal_has_colours(folder: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         os.close(ours)
+
+
+def test_a_watcher_that_cannot_watch_looks_at_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """inotify has limits, and watchfiles takes no folder whose name is not UTF-8."""
+    watchfiles = pytest.importorskip("watchfiles")
+
+    def watch(*_folders: object, **_options: object) -> NoReturn:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
+    monkeypatch.setattr(logging.getLogger("fastserve"), "propagate", True)
+    files = FileFilter(Config.of("app:app", {"reload_dir": (str(tmp_path),)}))
+    changed: list[str] = []
+    watcher = Watcher(files, 0.05, changed.extend)
+    watcher.start()
+    try:
+        until(lambda: "watchfiles cannot watch (OS file watch limit reached.)" in caplog.text, "a warning")
+        time.sleep(0.3)
+        (tmp_path / "new.py").write_text("x = 1\n")
+        until(lambda: changed == [str(tmp_path / "new.py")], "a change")
+        assert watcher.kind == "polling"
+    finally:
+        watcher.stop()

@@ -220,7 +220,7 @@ def test_stop_cuts_what_does_not_end_and_still_runs_the_shutdown(
 
     with caplog.at_level(logging.WARNING, "fastserve"):
         go(main())
-    assert "cutting 1 connections" in caplog.text
+    assert "cutting 1 connection " in caplog.text
 
 
 def test_stop_does_not_wait_for_a_stuck_thread(go: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:

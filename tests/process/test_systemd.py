@@ -83,7 +83,7 @@ def test_passed_sockets_are_served(tmp_path: Path, high_sockets: object, workers
         assert get(port) == "hello" and get_unix(tmp_path / "s").endswith(b"hello")
         if workers == "3":
             os.kill(server.workers[0], signal.SIGKILL)
-            server.wait_for(r"worker 1 .* is ready")
+            server.wait_for(r"worker 0 .* is ready")
         assert all(get(port) == "hello" for _ in range(10))
         assert server.stop() == 0
     assert (tmp_path / "s").exists()  # it is systemd's

@@ -85,7 +85,7 @@ def test_thread_that_is_stuck_and_slow_startup_are_no_hung_loop(tmp_path: Path) 
         server.wait_for("stuck begins")
         flag.touch()
         server.signal(signal.SIGHUP)  # five seconds of startup, blocking
-        server.wait_for(r"worker 1 \(pid \d+\) is ready", limit=20)
+        server.wait_for(r"worker 0 \(pid \d+\) is ready", limit=20)
         assert "has not turned" not in server.err
         server.signal(signal.SIGQUIT)
         assert server.wait() == 1
@@ -96,8 +96,8 @@ def test_stopped_worker_is_killed_for_good(tmp_path: Path) -> None:
     with Running(*APP, "--timeout-worker-healthcheck", "1", cwd=tmp_path) as server:
         server.ready()
         os.kill(server.workers[0], signal.SIGSTOP)
-        server.wait_for(r"worker 1 .* was killed by SIGKILL \(its event loop hung for 1 s\); starting another")
-        server.wait_for(r"worker 1 \(pid \d+\) is ready")
+        server.wait_for(r"worker 0 .* was killed by SIGKILL \(its event loop hung for 1 s\); starting another")
+        server.wait_for(r"worker 0 \(pid \d+\) is ready")
         assert server.stop() == 0
 
 

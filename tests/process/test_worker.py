@@ -36,7 +36,7 @@ def test_second_signal_forces(tmp_path: Path) -> None:
         answer = Background(server.port, "/endless")
         server.wait_for("endless begins")
         server.signal(signal.SIGINT)
-        server.wait_for("stopping: 1 connections, 1 requests in hand")
+        server.wait_for("stopping: 1 connection, 1 request in hand")
         time.sleep(2 * SAME_SECONDS)
         server.signal(signal.SIGINT)
         assert server.wait() == 1
@@ -97,7 +97,7 @@ def test_endless_request_is_cut_at_the_limit_with_exit_code_0(tmp_path: Path) ->
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 2
-        assert "cutting 1 connections" in server.err and done.exists()
+        assert "cutting 1 connection " in server.err and done.exists()
         with pytest.raises(OSError):
             answer.result()
 
@@ -149,7 +149,7 @@ def test_signal_during_import_ends_it(tmp_path: Path, more: tuple[str, ...]) -> 
             server.wait_for("^importing")
             os.killpg(server.pid, number)  # as a terminal does
             assert server.wait() == 0
-            told = [f"stopping ({signal.Signals(number).name}): 1 workers", "stopped"] if not more else []
+            told = [f"stopping ({signal.Signals(number).name}): 1 worker", "stopped"] if not more else []
             assert [line.partition("INFO: ")[2] or line for line in server.lines] == ["importing", *told]
 
 

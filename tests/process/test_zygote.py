@@ -45,7 +45,7 @@ def test_killing_the_zygote_harms_no_worker(tmp_path: Path) -> None:
         server.wait_for(r"zygote \(pid \d+\) is ready", count=2)
         assert all(map(alive, server.workers)) and server.get() == "hello"
         os.kill(server.workers[0], signal.SIGKILL)
-        new = int(server.wait_for(r"worker 1 \(pid (\d+)\) is ready").group(1))
+        new = int(server.wait_for(r"worker 0 \(pid (\d+)\) is ready").group(1))
         assert parent(new) == server.pid
         assert server.stop() == 0
 
@@ -58,7 +58,7 @@ def test_broken_zygote_leaves_the_old_one_also_for_respawns(tmp_path: Path) -> N
         server.signal(signal.SIGHUP)
         server.wait_for("reload given up, the old workers stay")
         os.kill(server.workers[0], signal.SIGKILL)
-        server.wait_for(r"worker 1 \(pid \d+\) is ready")  # the code on disk could not even be imported
+        server.wait_for(r"worker 0 \(pid \d+\) is ready")  # the code on disk could not even be imported
         assert server.get() == "hello"
         assert server.stop() == 0
 
