@@ -1,9 +1,9 @@
 """The front door: `python -m benchmarks report --run` measures everything and writes the page of it. Its parts, each alone:
-`run` measures, `idle` weighs, `callgrind` counts, `scale` adds workers, `misses` looks where the time goes. Beside them:
-`paired` compares two, `soak` wears, `overload` overloads.
+`run` measures, `idle` weighs, `callgrind` counts, `scale` adds workers, `misses` looks where the time goes, `arena` has the
+profiles of HttpArena. Beside them: `paired` compares two, `soak` wears, `overload` overloads.
 
 Called from a shell, at the root of the repository. Calls run.measure, report.render, page.write, paired.main, memory.main,
-callgrind.main, scaling.main, misses.main, soak.main, overload.main.
+callgrind.main, scaling.main, misses.main, arena.measure.main, soak.main, overload.main.
 """
 
 import argparse
@@ -28,11 +28,15 @@ from . import (
     soak,
     targets,
 )
+from .arena import measure as arena
+from .arena.contestants import NAMES as CONTESTANTS
+from .arena.profiles import PROFILES
 from .progress import Progress
 
 CONNECTIONS_IDLE = 10_000
 COUNTED = 1600  # requests under callgrind
 SCALE_S, SCALE_ROUNDS = 2, 5
+BESIDE_S = 1800.0  # about: all that is measured beside the load
 MISSES_S = 300.0  # about: nobody knows yet how many there will be
 
 
@@ -59,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         "report", help="with --run: measure everything, write report and page; else write them again"
     )
     render.add_argument("result", type=Path, nargs="?", help="the result.json of an earlier run")
-    render.add_argument("--run", action="store_true", help="measure first: run, idle, callgrind, scale and misses")
+    render.add_argument(
+        "--run", action="store_true", help="measure first: run, idle, callgrind, scale, misses and arena"
+    )
     render.add_argument("--page", type=Path, help="the page of the documentation to write too: docs/performance.md")
     _add_plan(render)
 
@@ -96,6 +102,18 @@ def parser() -> argparse.ArgumentParser:
     wear.add_argument("--seconds", type=float, default=300.0, help="default: 300")
     heavy = verbs.add_parser("overload", help="twice the load a worker can carry, with --shed-after and without")
     heavy.add_argument("--seconds", type=float, default=10.0, help="of each (default: 10)")
+    fair = verbs.add_parser(
+        "arena", help="HttpArena's HTTP/1.1 profiles; each server is validated before it is measured"
+    )
+    fair.add_argument("--profiles", type=names(PROFILES), default=list(PROFILES), metavar="NAME,...")
+    fair.add_argument("--servers", type=names(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME,...")
+    fair.add_argument("--rounds", type=int, default=3, help="samples of each server in each profile (default: 3)")
+    fair.add_argument("--seconds", type=float, default=2.0, help="length of a sample (default: 2)")
+    fair.add_argument("-c", "--connections", type=int, help="instead of each profile's own number")
+    fair.add_argument("--server-core", type=int)
+    fair.add_argument("--load-core", type=int)
+    fair.add_argument("--nice", type=int, default=0)
+    fair.add_argument("--out", type=Path, help="folder of the result it belongs to")
     look = verbs.add_parser(
         "misses", help="where the time of the missed aims of a result goes: instructions, system calls"
     )
@@ -164,6 +182,7 @@ def measure(options: argparse.Namespace, say: Progress, folder: Path, started_at
 
 def measure_beside(options: argparse.Namespace, say: Progress, folder: Path) -> None:
     """What is measured beside the load, each kept in the result's folder. A part that cannot be is told, and left out."""
+    fair = arena.Plan(cores=run.choose_cores(options.server_core, options.load_core), nice=options.nice)
     parts: dict[str, tuple[float, Callable[[], int]]] = {
         "idle": (
             len(memory.ROWS) * memory.weigh_s(CONNECTIONS_IDLE),
@@ -178,6 +197,7 @@ def measure_beside(options: argparse.Namespace, say: Progress, folder: Path) -> 
             lambda: scaling.main(folder, SCALE_S, SCALE_ROUNDS, say),
         ),
         "misses": (MISSES_S, lambda: misses.main(folder, say)),
+        "arena": (arena.estimate_s(fair), lambda: arena.main(fair, folder, say)),
     }
     if options.quick:
         parts = {"misses": parts["misses"]}
@@ -198,7 +218,7 @@ def run_and_render(options: argparse.Namespace, say: Progress) -> int:
     folder = options.out or Path(__file__).parent / "results" / started_at.strftime("%Y-%m-%d-%H%M%S")
     everything = options.verb == "report"
     if everything:
-        say.foresee({"beside": 900.0 if not options.quick else MISSES_S})
+        say.foresee({"beside": BESIDE_S if not options.quick else MISSES_S})
     path = measure(options, say, folder, started_at)
     if everything:
         say.begin("beside")
@@ -218,6 +238,20 @@ def render_again(options: argparse.Namespace) -> int:
     if options.page is not None:
         page.write(options.result, options.page)
     return 0
+
+
+def measure_arena(options: argparse.Namespace, say: Progress) -> int:
+    """The verb `arena`."""
+    plan = arena.Plan(
+        profiles=tuple(options.profiles),
+        names=tuple(options.servers),
+        rounds=options.rounds,
+        seconds=options.seconds,
+        connections=options.connections,
+        cores=run.choose_cores(options.server_core, options.load_core),
+        nice=options.nice,
+    )
+    return arena.main(plan, options.out, say)
 
 
 def compare(options: argparse.Namespace, say: Progress) -> int:
@@ -246,6 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
             return run_and_render(options, say)
         if options.verb == "report":
             return render_again(options)
+        if options.verb == "arena":
+            return measure_arena(options, say)
         if options.verb == "paired":
             return compare(options, say)
         if options.verb == "idle":

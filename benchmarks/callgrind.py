@@ -179,7 +179,8 @@ def count(name: str, case_name: str, requests: int, warm: int = WARM) -> Count:
         finally:
             running.stop()
     (short_total, short_functions), (long_total, long_functions) = map(parse, texts)
-    owners = between(*map(by_owner, texts), requests)
+    short_owners, long_owners = map(by_owner, texts)
+    owners = between(short_owners, long_owners, requests)
     return Count((long_total - short_total) / requests, between(short_functions, long_functions, requests), owners)
 
 

@@ -103,6 +103,8 @@ def markdown(result: Result, path: Path, page: Path) -> str:
         *extra(path.parent, "idle", "Memory of idle connections", "idle"),
         *scaling(path.parent),
         *extra(path.parent, "instructions", "Instructions per request", "callgrind"),
+        *extra(path.parent, "arena", "HttpArena's profiles", "arena"),
+        *rates(path.parent),
         *not_measured(result),
         *how_made(result, path, page),
     ]
@@ -268,6 +270,12 @@ def extra(folder: Path, name: str, title: str, verb: str) -> list[str]:
     if kept is None:
         return [f"## {title}", "", f"Not measured for this result: `python -m benchmarks {verb}`.", ""]
     return report.extra_section(kept)
+
+
+def rates(folder: Path) -> list[str]:
+    """The arena's second table."""
+    kept = report.read_extra(folder, "arena-rate")
+    return [] if kept is None else report.extra_section(kept)
 
 
 def scaling(folder: Path) -> list[str]:

@@ -73,7 +73,8 @@ def loaded(workers: int, cores: set[int], plan: run.Plan) -> dict[str, Any]:
     """One row: what a request costs with so many workers, and where its connections lie meanwhile."""
     running, admin = start(_NATIVE, workers, cores=cores)
     case = CASES["plaintext"]
-    samples, spread = [], []
+    samples: list[run.Sample] = []
+    spread: list[int] = []
     try:
         until_ready(admin, workers, running)
         size = running.check(case)

@@ -146,7 +146,7 @@ def test_what_is_missing_or_failed_is_named_with_its_reason() -> None:
 def test_what_was_not_measured_says_how(tmp_path: Path) -> None:
     path = Path(shutil.copy(SMALL, tmp_path))
     text = small_page(path)
-    for verb in ("idle", "scale", "callgrind", "misses"):
+    for verb in ("idle", "scale", "callgrind", "misses", "arena"):
         assert f"`python -m benchmarks {verb}`" in text
     assert "Arithmetic" not in text
     assert "`python -m benchmarks callgrind`" in small_page() and "| fastserve | 778 |" in small_page()
@@ -246,14 +246,21 @@ def test_one_command_measures_everything_and_writes_the_page(
     if shutil.which("wrk") is None:
         pytest.skip("wrk is not on PATH")
     begun = []
-    for module, name in (("memory", "idle"), ("callgrind", "instructions"), ("scaling", "scale"), ("misses", "misses")):
+    parts = {
+        "memory": "idle",
+        "callgrind": "instructions",
+        "scaling": "scale",
+        "misses": "misses",
+        "arena.measure": "arena",
+    }
+    for module, name in parts.items():
         told = sys.modules[f"benchmarks.{module}"]
         monkeypatch.setattr(told, "main", lambda *given, name=name: begun.append(name) or 0)
     core = str(min(os.sched_getaffinity(0)))
     words = ["report", "--run", "--case", "c1", "--servers", "fastserve,epoll", "--rounds", "1", "--seconds", "1"]
     words += ["--server-core", core, "--load-core", core, "--out", str(tmp_path), "--page", str(tmp_path / "page.md")]
     assert main(words) == 0
-    assert begun == ["idle", "instructions", "scale", "misses"]
+    assert begun == ["idle", "instructions", "scale", "misses", "arena"]
     text = (tmp_path / "page.md").read_text()
     assert "| epoll | " in text and "these figures say nothing about speed" in text
     told = capsys.readouterr().err
@@ -261,7 +268,7 @@ def test_one_command_measures_everything_and_writes_the_page(
     begun.clear()
     report.keep_extra(tmp_path, "idle", "Memory", [], [])
     assert main([*words, "--resume"]) == 0
-    assert begun == ["instructions", "scale", "misses"]
+    assert begun == ["instructions", "scale", "misses", "arena"]
     capsys.readouterr()
 
 
