@@ -36,7 +36,6 @@ from .progress import Progress
 CONNECTIONS_IDLE = 10_000
 COUNTED = 1600  # requests under callgrind
 SCALE_S, SCALE_ROUNDS = 2, 5
-BESIDE_S = 1800.0  # about: all that is measured beside the load
 MISSES_S = 300.0  # about: nobody knows yet how many there will be
 
 
@@ -180,8 +179,10 @@ def measure(options: argparse.Namespace, say: Progress, folder: Path, started_at
     return path
 
 
-def measure_beside(options: argparse.Namespace, say: Progress, folder: Path) -> None:
-    """What is measured beside the load, each kept in the result's folder. A part that cannot be is told, and left out."""
+def parts_beside(
+    options: argparse.Namespace, say: Progress, folder: Path
+) -> dict[str, tuple[float, Callable[[], int]]]:
+    """What is measured beside the load, each kept in the result's folder under its name: about how long, and how."""
     fair = arena.Plan(cores=run.choose_cores(options.server_core, options.load_core), nice=options.nice)
     parts: dict[str, tuple[float, Callable[[], int]]] = {
         "idle": (
@@ -199,17 +200,8 @@ def measure_beside(options: argparse.Namespace, say: Progress, folder: Path) -> 
         "misses": (MISSES_S, lambda: misses.main(folder, say)),
         "arena": (arena.estimate_s(fair), lambda: arena.main(fair, folder, say)),
     }
-    if options.quick:
-        parts = {"misses": parts["misses"]}
-    if options.resume:
-        parts = {name: part for name, part in parts.items() if not report.has_extra(folder, name)}
-    say.foresee({name: seconds for name, (seconds, _) in parts.items()})
-    for name, (_, main) in parts.items():
-        say.begin(name)
-        try:
-            main()
-        except (load.LoadError, servers.ServerError, run.PlanError) as error:
-            say(f"{name}: {error}")
+    wanted = ["misses"] if options.quick else list(parts)
+    return {name: parts[name] for name in wanted if not (options.resume and report.has_extra(folder, name))}
 
 
 def run_and_render(options: argparse.Namespace, say: Progress) -> int:
@@ -217,12 +209,15 @@ def run_and_render(options: argparse.Namespace, say: Progress) -> int:
     started_at = datetime.now().astimezone()
     folder = options.out or Path(__file__).parent / "results" / started_at.strftime("%Y-%m-%d-%H%M%S")
     everything = options.verb == "report"
-    if everything:
-        say.foresee({"beside": BESIDE_S if not options.quick else MISSES_S})
+    parts = parts_beside(options, say, folder) if everything else {}
+    say.foresee({name: seconds for name, (seconds, _) in parts.items()})
     path = measure(options, say, folder, started_at)
-    if everything:
-        say.begin("beside")
-        measure_beside(options, say, folder)
+    for name, (_, measure_part) in parts.items():
+        say.begin(name)
+        try:
+            measure_part()
+        except (load.LoadError, servers.ServerError, run.PlanError) as error:
+            say(f"{name}: {error}")  # and the report says that it was not measured
     print(report.render(path, folder, options.reference))
     if everything and options.page is not None:
         page.write(path, options.page)

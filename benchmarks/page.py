@@ -82,6 +82,8 @@ def write(path: Path, page: Path) -> str:
     for _, name, members in FAMILIES:
         if has_samples(result, members):
             report.plot(result, [picture(page, name)], members)
+        else:
+            picture(page, name).unlink(missing_ok=True)  # of a result of before
     return text
 
 

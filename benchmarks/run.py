@@ -27,6 +27,7 @@ PACKAGES = (
     *("gunicorn", "hypercorn", "fastapi", "websockets", "wsproto"),
 )
 SIZE_TOLERANCE = 0.05
+LOOK_S = 0.7  # about: asking one server for its version
 START_S = 1.2  # about: a server's start and first answer
 AROUND_S = 0.15  # about: what a sample takes beside its load
 
@@ -92,9 +93,19 @@ def choose_cores(server: int | None, wrk: int | None) -> tuple[int, int]:
     return server, wrk
 
 
-def estimate_s(plan: Plan) -> float:
-    """How long a plan takes, about: a start, a check, a warm-up and the rounds of each server in each case."""
-    return sum(_case_s(plan, case, asked(plan.servers, case)) for case in plan.cases)
+def look(rows: dict[str, servers.Server], say: Progress) -> tuple[dict[str, str], dict[str, str]]:
+    """The versions of those that can be started here, and why the others cannot. Builds what is compiled."""
+    present: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    say.plan(LOOK_S * len(rows))
+    with say.step(f"looking for {len(rows)} servers, building what is compiled", LOOK_S * len(rows)):
+        for name, server in rows.items():
+            try:
+                present[name] = server.version()
+            except ServerError as error:
+                missing[name] = str(error)
+                say(f"missing: {name}: {error}")
+    return present, missing
 
 
 def asked(names: Iterable[str], case: str) -> list[str]:
@@ -124,17 +135,8 @@ def measure(
     called after each case, so that an interrupted run loses only the case in hand.
     """
     wrk_version = load.version()
-    present: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    for name in plan.servers:
-        if not any(servers.SERVERS[name].can(case) for case in plan.cases):
-            continue
-        try:
-            present[name] = servers.SERVERS[name].version()
-        except ServerError as error:
-            missing[name] = str(error)
-            say(f"missing: {name}: {error}")
-
+    wanted = [name for name in plan.servers if any(servers.SERVERS[name].can(case) for case in plan.cases)]
+    present, missing = look({name: servers.SERVERS[name] for name in wanted}, say)
     before = before or {}
     old = [name for name in before.get("runs", {}) if name not in plan.cases]
     result: dict[str, Any] = {

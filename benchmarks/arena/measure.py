@@ -62,14 +62,7 @@ def measure(plan: Plan, say: Progress) -> Result:
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
         folder = data.write(Path(name) / "data")
         rows = contestants(folder)
-        present = []
-        for who in plan.names:
-            try:
-                rows[who].version()
-                present.append(who)
-            except servers.ServerError as error:
-                result.missing[who] = str(error)
-                say(f"missing: {who}: {error}")
+        present, result.missing = run.look({who: rows[who] for who in plan.names}, say)
         say.plan(-sum(can(who, profile) for profile in plan.profiles for who in result.missing) * _each_s(plan))
         for profile in plan.profiles:
             asked = {who: rows[who] for who in present if can(who, profile)}
