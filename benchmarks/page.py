@@ -94,8 +94,8 @@ def markdown(result: Result, path: Path, page: Path) -> str:
         f"<!-- Made by `{command(path, page)}`: do not edit. -->",
         "# Performance",
         "",
-        "Every figure here was written by the benchmark, from one result of it. What is measured in each case, and why "
-        f"CPU per request, is in [benchmarks/README.md]({link(ROOT / 'benchmarks' / 'README.md', page)}).",
+        "Every figure here was written by the benchmark, from one result of it. What is measured in each case, and "
+        f"why CPU per request, is in [benchmarks/README.md]({link(ROOT / 'benchmarks' / 'README.md', page)}).",
         "",
         *machine(result, path, page),
         *aims(verdicts),
@@ -121,14 +121,12 @@ def machine(result: Result, path: Path, page: Path) -> list[str]:
     about, plan = result["machine"], result["plan"]
     rows = {
         "Machine": f"{about['cpu']}, {about['cores']} cores; the server on core {about['server_core']}, the load on "
-        "core "
-        f"{about['load_core']}, loopback",
+        f"core {about['load_core']}, loopback",
         "Kernel": about["kernel"],
         "Python": about["python"],
         "Measured": f"{result['started_at'][:10]}, at commit {about['commit']}",
         "Samples": f"{plan['rounds']} interleaved rounds of {plan['seconds']} s, {plan['connections']} connections "
-        "unless the "
-        f"case names its own; {len(result['samples'])} samples in {result['took_s'] / 60:.0f} min",
+        f"unless the case names its own; {len(result['samples'])} samples in {result['took_s'] / 60:.0f} min",
         "Packages": ", ".join(f"{name} {version}" for name, version in result["packages"].items()),
     }
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
@@ -153,12 +151,11 @@ def aims(verdicts: list[Verdict]) -> list[str]:
         "## The aims",
         "",
         f"**{met} met, {len(known) - met} missed, {len(verdicts) - len(known)} not measured**; of those measured "
-        f"{unsure} cannot "
-        "be told apart from their aim: the interval holds it.",
+        f"{unsure} cannot be told apart from their aim: the interval holds it.",
         "",
         "Server CPU per request as a ratio to a peer in the same round; below 1 is cheaper. Median, and the 95 % "
-        "interval of the "
-        "rounds. Where several peers count, the cheapest does. †: other processes disturbed every round.",
+        "interval of the rounds. Where several peers count, the cheapest does. †: other processes disturbed every "
+        "round.",
         "",
         "| case | ours | peer | at most | measured | |",
         "|---|---|---|--:|--:|---|",
@@ -182,8 +179,7 @@ def where_time_goes(result: Result, folder: Path, verdicts: list[Verdict]) -> li
         "## Where the time of the misses goes",
         "",
         "Microseconds per request in user space and in the kernel, which are read from clocks of 10 ms and are "
-        "coarser than their "
-        "sum. The idea is the next to try, not one that was tried.",
+        "coarser than their sum. The idea is the next to try, not one that was tried.",
         "",
         "| case | ours | user + kernel, µs | peer | user + kernel, µs | missed by | next idea |",
         "|---|---|--:|---|--:|--:|---|",
@@ -193,8 +189,8 @@ def where_time_goes(result: Result, folder: Path, verdicts: list[Verdict]) -> li
         case, ours = verdict.target.case, verdict.target.ours
         idea = ideas.get(ours, {}).get(case) or ideas.get(ours, {}).get("*", "")
         lines.append(
-            f"| {case} | {ours} | {split(result, case, ours)} | {verdict.peer} | {split(result, case, verdict.peer)} | "
-            f"{verdict.missed_by:.0%} | {idea} |"
+            f"| {case} | {ours} | {split(result, case, ours)} | {verdict.peer} | {split(result, case, verdict.peer)} "
+            f"| {verdict.missed_by:.0%} | {idea} |"
         )
     lines += ["", *counts(folder, missed)]
     return lines
@@ -239,8 +235,7 @@ def figures(result: Result, page: Path) -> list[str]:
         "## The figures",
         "",
         "Median (lowest-highest) of the rounds. †: every sample was disturbed by other processes. **fails**: why is "
-        "below. A "
-        "blank: that server is not asked that case.",
+        "below. A blank: that server is not asked that case.",
         "",
     ]
     for title, name, members in FAMILIES:
@@ -322,12 +317,10 @@ def arithmetic(found: list[dict[str, Any]], weights: list[dict[str, Any]]) -> li
         f"### Arithmetic for {CORES} cores",
         "",
         f"No machine of {CORES} cores was measured. `g` was measured with all workers on one core, where they also "
-        "take turns on "
-        "it; workers with a core each do not, so it is an upper bound of what they cost one another by their number. "
-        "What is "
-        "left out, and lowers the result: cores that share caches, memory and a clock that falls under load, and "
-        "locks of the "
-        "kernel. The load is taken to be made elsewhere.",
+        "take turns on it; workers with a core each do not, so it is rather too high. It is taken to grow in a "
+        f"straight line, also beyond {most} workers. What is left out, and lowers the result: cores that share "
+        "caches, memory and a clock that falls under load, and locks of the kernel. The load is taken to be made "
+        "elsewhere.",
         "",
         "| | formula | value |",
         "|---|---|--:|",
@@ -366,12 +359,12 @@ def how_made(result: Result, path: Path, page: Path) -> list[str]:
         "## How the figures were made",
         "",
         "- Each server answers each case once, and the answer must be the right one, before it is put under load; "
-        "the size of the "
-        "answers under load is held against it. A sample with any error is refused and told as failed.",
+        "the size of the answers under load is held against it. A sample with any error is refused and told as "
+        "failed.",
         "- Every server is in every round, each round begins one further on; ratios are made within a round.",
         f"- {disturbed} of {len(result['samples'])} samples were disturbed: other processes used more than "
-        f"{report.OTHERS_MAX:.0%} of a core meanwhile. They count only where a cell has no other, and that cell has "
-        "a †.",
+        f"{report.OTHERS_MAX:.0%} of a core meanwhile. They count only where a cell has no other, and that cell has a "
+        "†.",
         "- CPU is that of the server's whole process tree. The settings are each project's documented ones for speed:",
         "",
         "| server | version | started as |",

@@ -151,7 +151,8 @@ def main(plan: Plan, folder: Path | None, say: Progress) -> int:
         "The HTTP/1.1 profiles of [HttpArena](https://github.com/MDA2AV/HttpArena), made again from its published rules; "
         f"one worker on one core, {plan.rounds} rounds of {plan.seconds:g} s, where the arena gives 64 cores. Each "
         "contestant is validated first, as the arena does. In `noisy` only the good requests are counted; what the "
-        "others cost is in their figure. Behind `api` is no database. Median (lowest-highest).",
+        "others cost is in their figure. Behind `api` is no database. Median (lowest-highest); †: other processes "
+        "disturbed every sample.",
         "",
         *(f"- {profile}: {PROFILES[profile].title}." for profile in plan.profiles),
     ]
