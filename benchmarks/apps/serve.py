@@ -20,6 +20,7 @@ def fastwsgi(server: Any, port: int, apps: str) -> None:
 
 
 def fastpysgi(server: Any, port: int, apps: str, interface: str) -> None:
+    server.server.max_content_length = 32 << 20  # its default refuses the uploads of the arena's profile
     server.run(import_module(f"{apps}.{interface}").app, host=HOST, port=port, loglevel=1)
 
 

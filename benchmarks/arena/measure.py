@@ -6,6 +6,7 @@ the server used). One worker each on one core, the load on another, as everythin
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -80,7 +81,9 @@ def _measure_profile(
                 with say.step(f"{profile.name}, {who}: start and validation", VALIDATE_S):
                     running[who] = servers.start(server, run.pinned(plan.cores[0], plan.nice))
                     validate.validate(validate.Contestant(running[who].port, folder), profile.name)
-                    _load(plan, profile, running[who], WARM_MS)
+                    with contextlib.suppress(loads.LoadError):  # what goes wrong again is told of the sample
+                        _load(plan, profile, running[who], WARM_MS)
+                    running[who].must_live()
             except (servers.ServerError, validate.Invalid, loads.LoadError) as error:
                 result.faults[profile.name, who] = str(error)
                 say(f"{profile.name}, {who}: fails: {error}")
@@ -106,7 +109,11 @@ def _measure_profile(
 
 def _load(plan: Plan, profile: Profile, running: servers.Running, milliseconds: int) -> load.ArenaLoad:
     connections = memory.raise_limit(plan.connections or profile.connections)
-    return load.run(running.port, profile, connections, milliseconds, run.pinned(plan.cores[1], plan.nice))
+    try:
+        return load.run(running.port, profile, connections, milliseconds, run.pinned(plan.cores[1], plan.nice))
+    except loads.LoadError:
+        running.must_live()  # a server that ended is told so, with its last words
+        raise
 
 
 def take(plan: Plan, profile: Profile, running: servers.Running) -> dict[str, float]:

@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # last: it must not hide the installed fastserve
 
-from benchmarks import cases, servers  # noqa: E402
+from benchmarks import cases, report, servers  # noqa: E402
 from benchmarks import load as loads  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.arena import contestants, data, load, measure, profiles, validate  # noqa: E402
 from benchmarks.arena.profiles import PROFILES, Profile, Template  # noqa: E402
+from benchmarks.progress import Progress  # noqa: E402
 
 OURS = ("fastserve", "fastserve-asgi", "fastserve-wsgi-inline")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -350,6 +351,39 @@ def test_the_command_validates_measures_and_keeps(
     assert any(note.startswith("- bjoern: ") for note in kept["notes"])
     assert [found["profile"] for found in kept["data"]] == ["baseline", "noisy"]
     assert (tmp_path / "extra-arena-rate.json").exists()
+
+
+DYING = """
+import os
+
+calls = []
+
+async def dying(scope, receive, send):
+    calls.append(1)
+    if len(calls) > 100:
+        print("goodbye", flush=True)
+        os._exit(3)
+    await arena.answer(send, b"text/plain", b"ok")
+
+arena.pipeline = dying
+"""
+
+
+def test_a_contestant_that_ends_under_load_is_told_with_its_last_words(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "liar.py").write_text(LIAR.format(DYING))
+    variables = (("ARENA_DATA", str(folder)), ("PYTHONPATH", str(ROOT)))
+    row = servers.SERVERS["fastserve-asgi"].with_app("liar:app", "--app-dir", str(tmp_path), variables=variables)
+    monkeypatch.setattr(measure, "contestants", lambda folder: {"uvicorn": row})
+    core = min(os.sched_getaffinity(0))
+    plan = measure.Plan(("pipelined",), ("uvicorn",), rounds=1, seconds=0.2, connections=4, cores=(core, core))
+    stream = io.StringIO()
+    result = measure.measure(plan, Progress(stream))
+    assert result.faults == {("pipelined", "uvicorn"): "fastserve-asgi ended: goodbye"}
+    assert measure.table(result, plan.names, plan.profiles, report.CPU) == [
+        {"server": "uvicorn", "pipelined": "**fails**"}
+    ]
 
 
 def test_the_plans_time_is_that_of_what_is_asked() -> None:
