@@ -1,7 +1,7 @@
 # Verbs. PYTHON names the interpreter of the environment to build and test in.
 PYTHON ?= .venv/bin/python
 
-.PHONY: build test ctest fuzz bench count lint fmt docs site wheel wheels clean nightly
+.PHONY: build test ctest fuzz bench performance count lint fmt docs site wheel wheels clean nightly
 
 build:          ## compile in place, for work on the sources
 	$(PYTHON) -m pip install -q -e '.[test]'
@@ -17,6 +17,9 @@ fuzz:           ## fuzz the C core for SECONDS per target
 
 bench:          ## side by side with whatever peers are installed
 	$(PYTHON) -m benchmarks run
+
+performance:    ## measure everything, for an hour or more, and write docs/performance.md
+	$(PYTHON) -m benchmarks report --run --page docs/performance.md
 
 count:          ## instructions per request against the committed baseline: more than 5 % over fails
 	$(PYTHON) -m benchmarks callgrind --check

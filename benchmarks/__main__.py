@@ -1,8 +1,9 @@
-"""The front door: `python -m benchmarks run` measures, `report` renders, `paired` compares two, `idle` weighs,
-`callgrind` counts, `soak` wears, `overload` overloads, `scale` adds workers.
+"""The front door: `python -m benchmarks report --run` measures everything and writes the page of it. Its parts, each alone:
+`run` measures, `idle` weighs, `callgrind` counts, `scale` adds workers, `misses` looks where the time goes, `arena` has the
+profiles of HttpArena. Beside them: `paired` compares two, `soak` wears, `overload` overloads.
 
-Called from a shell, at the root of the repository. Calls run.measure, report.render, paired.main, memory.main,
-callgrind.main, soak.main, overload.main, scaling.main; has no logic of its own.
+Called from a shell, at the root of the repository. Calls run.measure, report.render, page.write, paired.main, memory.main,
+callgrind.main, scaling.main, misses.main, arena.measure.main, soak.main, overload.main.
 """
 
 import argparse
@@ -11,7 +12,31 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 
-from . import callgrind, cases, load, memory, overload, paired, report, run, scaling, servers, soak, targets
+from . import (
+    callgrind,
+    cases,
+    load,
+    memory,
+    misses,
+    overload,
+    page,
+    paired,
+    report,
+    run,
+    scaling,
+    servers,
+    soak,
+    targets,
+)
+from .arena import measure as arena
+from .arena.contestants import NAMES as CONTESTANTS
+from .arena.profiles import PROFILES
+from .progress import Progress
+
+CONNECTIONS_IDLE = 10_000
+COUNTED = 1600  # requests under callgrind
+SCALE_S, SCALE_ROUNDS = 2, 5
+MISSES_S = 300.0  # about: nobody knows yet how many there will be
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -31,7 +56,76 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure HTTP servers side by side.")
     verbs = top.add_subparsers(dest="verb", required=True)
 
-    measure = verbs.add_parser("run", help="measure, keep the raw JSON, render the report")
+    _add_plan(verbs.add_parser("run", help="measure, keep the raw JSON, render the report"))
+
+    render = verbs.add_parser(
+        "report", help="with --run: measure everything, write report and page; else write them again"
+    )
+    render.add_argument("result", type=Path, nargs="?", help="the result.json of an earlier run")
+    render.add_argument(
+        "--run", action="store_true", help="measure first: run, idle, callgrind, scale, misses and arena"
+    )
+    render.add_argument("--page", type=Path, help="the page of the documentation to write too: docs/performance.md")
+    _add_plan(render)
+
+    pair = verbs.add_parser("paired", help="two of our servers in turns of a fraction of a second: what one costs more")
+    pair.add_argument("--case", type=names(cases.CASES), default=["plaintext", "browser"], metavar="NAME,...")
+    pair.add_argument("--ours", choices=servers.SERVERS, default=targets.ON, metavar="NAME")
+    pair.add_argument("--other", choices=servers.SERVERS, default=targets.OFF, metavar="NAME")
+    pair.add_argument("--rounds", type=int, default=60, help="samples of each (default: 60)")
+    pair.add_argument("--milliseconds", type=int, default=300, help="length of a sample (default: 300)")
+    pair.add_argument(
+        "--bound",
+        type=float,
+        help=f"fail unless the interval lies below it (default: {targets.ON_BOUND:g} for {targets.ON} to {targets.OFF})",
+    )
+    pair.add_argument("-c", "--connections", type=int, default=64)
+    pair.add_argument("--server-core", type=int)
+    pair.add_argument("--load-core", type=int)
+    pair.add_argument("--nice", type=int, default=0)
+
+    idle = verbs.add_parser("idle", help="memory of idle connections, each after a browser's GET and a POST of 64 KB")
+    idle.add_argument("--servers", type=names(memory.ROWS), default=list(memory.ROWS), metavar="NAME,...")
+    idle.add_argument("-c", "--connections", type=int, default=CONNECTIONS_IDLE)
+    idle.add_argument("--out", type=Path, help="folder of the result it belongs to")
+
+    counts = verbs.add_parser("callgrind", help="instructions per request of our server, under valgrind")
+    counts.add_argument("--rows", type=names(callgrind.ROWS), default=list(callgrind.ROWS), metavar="NAME,...")
+    counts.add_argument("--requests", type=int, default=COUNTED, help="counted requests (default: 1600)")
+    counts.add_argument("--write", action="store_true", help="make this the baseline of this Python")
+    counts.add_argument("--check", action="store_true", help="fail where the baseline is exceeded by more than 5 %%")
+    counts.add_argument("--out", type=Path, help="folder of the result it belongs to")
+    wear = verbs.add_parser(
+        "soak", help="good, slow, hostile and dying clients at once; memory and descriptors watched"
+    )
+    wear.add_argument("--seconds", type=float, default=300.0, help="default: 300")
+    heavy = verbs.add_parser("overload", help="twice the load a worker can carry, with --shed-after and without")
+    heavy.add_argument("--seconds", type=float, default=10.0, help="of each (default: 10)")
+    fair = verbs.add_parser(
+        "arena", help="HttpArena's HTTP/1.1 profiles; each server is validated before it is measured"
+    )
+    fair.add_argument("--profiles", type=names(PROFILES), default=list(PROFILES), metavar="NAME,...")
+    fair.add_argument("--servers", type=names(CONTESTANTS), default=list(CONTESTANTS), metavar="NAME,...")
+    fair.add_argument("--rounds", type=int, default=3, help="samples of each server in each profile (default: 3)")
+    fair.add_argument("--seconds", type=float, default=2.0, help="length of a sample (default: 2)")
+    fair.add_argument("-c", "--connections", type=int, help="instead of each profile's own number")
+    fair.add_argument("--server-core", type=int)
+    fair.add_argument("--load-core", type=int)
+    fair.add_argument("--nice", type=int, default=0)
+    fair.add_argument("--out", type=Path, help="folder of the result it belongs to")
+    look = verbs.add_parser(
+        "misses", help="where the time of the missed aims of a result goes: instructions, system calls"
+    )
+    look.add_argument("--out", type=Path, required=True, help="folder of the result")
+    wide = verbs.add_parser("scale", help="what more workers cost: CPU per request, memory and connections per worker")
+    wide.add_argument("--seconds", type=int, default=SCALE_S, help="length of a sample (default: 2)")
+    wide.add_argument("--rounds", type=int, default=SCALE_ROUNDS, help="samples of each number of workers (default: 5)")
+    wide.add_argument("--out", type=Path, help="folder of the result it belongs to")
+    return top
+
+
+def _add_plan(measure: argparse.ArgumentParser) -> None:
+    """The options of what is measured."""
     measure.add_argument("--quick", action="store_true", help="the nearest peers, the main cases, 3 rounds of 1 s")
     measure.add_argument("--resume", action="store_true", help="leave out the cases that --out already has")
     measure.add_argument(
@@ -60,60 +154,9 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--reference", help="the server the ratios are made to (default: granian, if measured)")
     measure.add_argument("--out", type=Path, help="folder for the result (default: benchmarks/results/DATE-TIME)")
 
-    render = verbs.add_parser("report", help="render a result again")
-    render.add_argument("result", type=Path, help="the result.json of an earlier run")
-    render.add_argument("--reference", help="the server the ratios are made to")
-    render.add_argument("--out", type=Path, help="folder for the rendered files (default: beside the result)")
-    render.add_argument("--page", type=Path, help="a page of the documentation to write too: docs/performance.md")
 
-    pair = verbs.add_parser("paired", help="two of our servers in turns of a fraction of a second: what one costs more")
-    pair.add_argument("--case", type=names(cases.CASES), default=["plaintext", "browser"], metavar="NAME,...")
-    pair.add_argument("--ours", choices=servers.SERVERS, default=targets.ON, metavar="NAME")
-    pair.add_argument("--other", choices=servers.SERVERS, default=targets.OFF, metavar="NAME")
-    pair.add_argument("--rounds", type=int, default=60, help="samples of each (default: 60)")
-    pair.add_argument("--milliseconds", type=int, default=300, help="length of a sample (default: 300)")
-    pair.add_argument(
-        "--bound",
-        type=float,
-        help=f"fail unless the interval lies below it (default: {targets.ON_BOUND:g} for {targets.ON} to {targets.OFF})",
-    )
-    pair.add_argument("-c", "--connections", type=int, default=64)
-    pair.add_argument("--server-core", type=int)
-    pair.add_argument("--load-core", type=int)
-    pair.add_argument("--nice", type=int, default=0)
-
-    idle = verbs.add_parser("idle", help="memory of idle connections, each after a browser's GET and a POST of 64 KB")
-    idle.add_argument("--servers", type=names(memory.ROWS), default=list(memory.ROWS), metavar="NAME,...")
-    idle.add_argument("-c", "--connections", type=int, default=10_000)
-    idle.add_argument("--out", type=Path, help="folder of the result it belongs to")
-
-    counts = verbs.add_parser("callgrind", help="instructions per request of our server, under valgrind")
-    counts.add_argument("--rows", type=names(callgrind.ROWS), default=list(callgrind.ROWS), metavar="NAME,...")
-    counts.add_argument("--requests", type=int, default=1600, help="counted requests (default: 1600)")
-    counts.add_argument("--write", action="store_true", help="make this the baseline of this Python")
-    counts.add_argument("--check", action="store_true", help="fail where the baseline is exceeded by more than 5 %%")
-    counts.add_argument("--out", type=Path, help="folder of the result it belongs to")
-    wear = verbs.add_parser(
-        "soak", help="good, slow, hostile and dying clients at once; memory and descriptors watched"
-    )
-    wear.add_argument("--seconds", type=float, default=300.0, help="default: 300")
-    heavy = verbs.add_parser("overload", help="twice the load a worker can carry, with --shed-after and without")
-    heavy.add_argument("--seconds", type=float, default=10.0, help="of each (default: 10)")
-    wide = verbs.add_parser("scale", help="what more workers cost: CPU per request, memory and connections per worker")
-    wide.add_argument("--seconds", type=int, default=2, help="length of a sample (default: 2)")
-    wide.add_argument("--rounds", type=int, default=5, help="samples of each number of workers (default: 5)")
-    wide.add_argument("--out", type=Path, help="folder of the result it belongs to")
-    return top
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def measure(options: argparse.Namespace) -> int:
-    """The verb `run`."""
-    started_at = datetime.now().astimezone()
-    folder = options.out or Path(__file__).parent / "results" / started_at.strftime("%Y-%m-%d-%H%M%S")
+def measure(options: argparse.Namespace, say: Progress, folder: Path, started_at: datetime) -> Path:
+    """Run what is asked for and not there yet; returns the path of the result."""
     path = folder / "result.json"
     before = report.read(path) if path.exists() else None
     wanted = options.case or list(cases.QUICK if options.quick else cases.DEFAULT)
@@ -130,14 +173,83 @@ def measure(options: argparse.Namespace) -> int:
             cores=run.choose_cores(options.server_core, options.load_core),
             nice=options.nice,
         )
-        say(f"about {run.estimate_s(plan) / 60:.0f} minutes; after each case {path} is written")
+        say(f"after each case {path} is written; --resume --out {folder} goes on after an interruption")
         result = run.measure(plan, started_at, say, before, lambda result: report.keep(result, folder))
         path = report.keep(result, folder)
+    return path
+
+
+def parts_beside(
+    options: argparse.Namespace, say: Progress, folder: Path
+) -> dict[str, tuple[float, Callable[[], int]]]:
+    """What is measured beside the load, each kept in the result's folder under its name: about how long, and how."""
+    fair = arena.Plan(cores=run.choose_cores(options.server_core, options.load_core), nice=options.nice)
+    parts: dict[str, tuple[float, Callable[[], int]]] = {
+        "idle": (
+            len(memory.ROWS) * memory.weigh_s(CONNECTIONS_IDLE),
+            lambda: memory.main(list(memory.ROWS), CONNECTIONS_IDLE, folder, say),
+        ),
+        "instructions": (
+            len(callgrind.ROWS) * callgrind.row_s(COUNTED),
+            lambda: callgrind.main(list(callgrind.ROWS), COUNTED, False, False, folder, say),
+        ),
+        "scale": (
+            scaling.estimate_s(SCALE_S, SCALE_ROUNDS),
+            lambda: scaling.main(folder, SCALE_S, SCALE_ROUNDS, say),
+        ),
+        "misses": (MISSES_S, lambda: misses.main(folder, say)),
+        "arena": (arena.estimate_s(fair), lambda: arena.main(fair, folder, say)),
+    }
+    wanted = ["misses"] if options.quick else list(parts)
+    return {name: parts[name] for name in wanted if not (options.resume and report.has_extra(folder, name))}
+
+
+def run_and_render(options: argparse.Namespace, say: Progress) -> int:
+    """The verbs `run` and `report --run`."""
+    started_at = datetime.now().astimezone()
+    folder = options.out or Path(__file__).parent / "results" / started_at.strftime("%Y-%m-%d-%H%M%S")
+    everything = options.verb == "report"
+    parts = parts_beside(options, say, folder) if everything else {}
+    say.foresee({name: seconds for name, (seconds, _) in parts.items()})
+    path = measure(options, say, folder, started_at)
+    for name, (_, measure_part) in parts.items():
+        say.begin(name)
+        try:
+            measure_part()
+        except (load.LoadError, servers.ServerError, run.PlanError) as error:
+            say(f"{name}: {error}")  # and the report says that it was not measured
     print(report.render(path, folder, options.reference))
+    if everything and options.page is not None:
+        page.write(path, options.page)
+        say(f"{options.page} is written")
     return 0 if report.read(path)["samples"] else 1
 
 
-def compare(options: argparse.Namespace) -> int:
+def render_again(options: argparse.Namespace) -> int:
+    """The verb `report` with a result of before."""
+    if options.result is None:
+        raise report.ReportError("which result? Name its result.json, or --run to measure one")
+    print(report.render(options.result, options.out or options.result.parent, options.reference))
+    if options.page is not None:
+        page.write(options.result, options.page)
+    return 0
+
+
+def measure_arena(options: argparse.Namespace, say: Progress) -> int:
+    """The verb `arena`."""
+    plan = arena.Plan(
+        profiles=tuple(options.profiles),
+        names=tuple(options.servers),
+        rounds=options.rounds,
+        seconds=options.seconds,
+        connections=options.connections,
+        cores=run.choose_cores(options.server_core, options.load_core),
+        nice=options.nice,
+    )
+    return arena.main(plan, options.out, say)
+
+
+def compare(options: argparse.Namespace, say: Progress) -> int:
     """The verb `paired`."""
     plan = run.Plan(
         cases=tuple(options.case),
@@ -157,13 +269,16 @@ def compare(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    say = Progress(sys.stderr)
     try:
+        if options.verb == "run" or (options.verb == "report" and options.run):
+            return run_and_render(options, say)
         if options.verb == "report":
-            folder = options.out or options.result.parent
-            print(report.render(options.result, folder, options.reference, options.page))
-            return 0
+            return render_again(options)
+        if options.verb == "arena":
+            return measure_arena(options, say)
         if options.verb == "paired":
-            return compare(options)
+            return compare(options, say)
         if options.verb == "idle":
             return memory.main(options.servers, options.connections, options.out, say)
         if options.verb == "callgrind":
@@ -174,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
             return overload.main(options.seconds, say)
         if options.verb == "scale":
             return scaling.main(options.out, options.seconds, options.rounds, say)
-        return measure(options)
+        return misses.main(options.out, say)
     except (load.LoadError, servers.ServerError, run.PlanError, report.ReportError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2

@@ -97,6 +97,7 @@ def _files(folder: Path, *patterns: str) -> Callable[[], Iterable[Path]]:
 _RUST = _files(PEERS / "hyper", "*.rs", "Cargo.*")
 RECIPES: dict[str, tuple[Callable[[], Iterable[Path]], Callable[[str, Path], None]]] = {
     "client": (_files(PEERS, "client.c"), _c()),
+    "arena": (_files(PEERS, "arena.c"), _c()),
     "epoll": (lambda: [PEERS / "epoll.c", *CORE.glob("*.[ch]")], _c(*sorted(CORE.glob("*.c")))),
     "hyper": (_RUST, _cargo),
     "axum": (_RUST, _cargo),

@@ -20,13 +20,13 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import load, report, servers
-from .cases import CASES
+from .cases import CASES, Case
+from .progress import Progress
 
 # A row of the baseline: which server, asked what.
 ROWS = {
@@ -72,6 +72,7 @@ class Count:
 
     instructions: float
     functions: dict[str, float]
+    owners: dict[str, float] = field(default_factory=dict)  # the same by whose code it is: owner()
 
 
 def parse(text: str) -> tuple[int, dict[str, int]]:
@@ -94,17 +95,69 @@ def parse(text: str) -> tuple[int, dict[str, int]]:
 
 def short_name(what: str) -> str:
     """'path/to/file.c:name [/path/object.so]' as 'name [object.so]': the paths are of one machine only."""
-    name, _, place = what.partition(" [")
-    name = re.sub(r"'\d+$", "", name.split(":", 1)[1].strip())  # 'n: callgrind's mark of recursion
+    name, place = bare_name(what), what.partition(" [")[2]
     thing = place.rstrip("]").rpartition("/")[2].split(".cpython")[0]
     return f"{name} [{thing}]" if thing else name
 
 
-def count(name: str, requests: int, warm: int = WARM) -> Count:
-    """Start the row's server under callgrind, warm it with so many requests, and count. CallgrindError, ServerError or
-    LoadError say why not.
+# By the path of the object file that a function is in; the first that fits.
+OWNERS = (
+    ("fastserve", re.compile(r"/fastserve/")),
+    ("uvloop", re.compile(r"/uvloop/")),
+    ("CPython", re.compile(r"/libpython[^/]*$|/python3[^/]*$|/lib-dynload/")),
+    ("C library", re.compile(r"/(libc|libm|ld-linux[^/]*|ld|libpthread|vgpreload[^/]*)[.-][^/]*$")),
+)
+# Where callgrind names no object: C's functions of ours, and Cython's, which are ours or uvloop's.
+NAMES = (
+    ("uvloop", re.compile(r"^__pyx_.*6uvloop|^uv_")),
+    ("fastserve", re.compile(r"^__pyx_|^fs_")),
+    ("CPython", re.compile(r"^_?Py[A-Z_]|_dealloc$|_alloc$")),
+)
+OTHER = "other"
+
+
+def by_owner(text: str) -> dict[str, int]:
+    """What callgrind_annotate printed, summed up by whose code it is."""
+    found = [(int(line[1].replace(",", "")), line[2]) for line in map(LINE.match, text.splitlines()) if line]
+    counts = [(count, what) for count, what in found if ":" in what and not what.startswith("PROGRAM TOTALS")]
+    known = {bare_name(what): owner(what) for _, what in counts if " [" in what}
+    sums: dict[str, int] = {}
+    for count, what in counts:
+        whose = known.get(bare_name(what)) or owner(what)
+        sums[whose] = sums.get(whose, 0) + count
+    return sums
+
+
+def owner(what: str) -> str:
+    """Whose code a function is: fastserve, CPython (which runs the application's Python), uvloop, C library, other."""
+    place = what.partition(" [")[2].rstrip("]")
+    table, key = (OWNERS, place) if place else (NAMES, bare_name(what))
+    return next((name for name, pattern in table if pattern.search(key)), OTHER)
+
+
+def bare_name(what: str) -> str:
+    """'path/to/file.c:name'2 [/path/object.so]' as 'name'; the number is callgrind's mark of recursion."""
+    return re.sub(r"'\d+$", "", what.partition(" [")[0].split(":", 1)[1].strip())
+
+
+def row_s(requests: int) -> float:
+    """How long the count of one row takes, about."""
+    return 8 + requests / 200
+
+
+def count_row(name: str, requests: int, warm: int = WARM) -> Count:
+    """Count a row of ROWS."""
+    server, case = ROWS[name]
+    return count(server, case, requests, warm)
+
+
+def count(name: str, case_name: str, requests: int, warm: int = WARM) -> Count:
+    """Start the server under callgrind, warm it with so many requests of the case, and count. CallgrindError, ServerError
+    or LoadError say why not.
     """
-    server, case = servers.SERVERS[ROWS[name][0]], CASES[ROWS[name][1]]
+    server, case = servers.SERVERS[name], CASES[case_name]
+    if case.tls:
+        raise CallgrindError("the load client does not speak TLS")
     for program in ("valgrind", "callgrind_control", "callgrind_annotate"):
         if shutil.which(program) is None:
             raise CallgrindError(f"{program} is not on PATH (Debian: apt-get install valgrind)")
@@ -114,38 +167,43 @@ def count(name: str, requests: int, warm: int = WARM) -> Count:
         running = servers.start(server, wrapper=wrapper, ready_s=READY_S)
         try:
             size = running.check(case, timeout_s=READY_S)
-            raw = case.request(running.host)
-
-            def ask(number: int) -> None:
-                if case.keep_alive:
-                    load.run_client(
-                        running.port,
-                        raw,
-                        connections=CONNECTIONS,
-                        answer_size=size,
-                        requests=number,
-                        each=case.depth,
-                    )
-                else:
-                    one_by_one(running.port, raw, size, number)
-
-            ask(warm)
-            dumps = []
+            ask(running, case, size, warm)
+            texts = []
             for step, number in enumerate((SHORT, SHORT + requests), 1):
                 _control(running.pid, "-i", "on")
-                ask(number)
+                ask(running, case, size, number)
                 time.sleep(0.5)  # the closing of the connections belongs to the load it ends
                 _control(running.pid, "-i", "off")
                 _control(running.pid, "-d")
-                dumps.append(_annotate(out.with_name(f"out.{step}")))
+                texts.append(_annotate(out.with_name(f"out.{step}")))
         finally:
             running.stop()
-    (short_total, short_functions), (long_total, long_functions) = dumps
-    functions = {  # of either load, so that they add up to the difference of the totals
-        key: (long_functions.get(key, 0) - short_functions.get(key, 0)) / requests
-        for key in long_functions | short_functions
-    }
-    return Count((long_total - short_total) / requests, functions)
+    (short_total, short_functions), (long_total, long_functions) = map(parse, texts)
+    short_owners, long_owners = map(by_owner, texts)
+    owners = between(short_owners, long_owners, requests)
+    return Count((long_total - short_total) / requests, between(short_functions, long_functions, requests), owners)
+
+
+def between(short: dict[str, int], long: dict[str, int], requests: int) -> dict[str, float]:
+    """Per request, of either load, so that they add up to the difference of the totals."""
+    return {key: (long.get(key, 0) - short.get(key, 0)) / requests for key in long | short}
+
+
+def ask(running: servers.Running, case: Case, size: int, number: int) -> None:
+    """Exactly so many requests of the case, over CONNECTIONS connections, or on one each where they close."""
+    raw = case.request(running.host)
+    if not case.keep_alive:
+        one_by_one(running.port, raw, size, number)
+        return
+    load.run_client(
+        running.port,
+        case.message() if case.websocket else raw,
+        connections=CONNECTIONS,
+        answer_size=size,
+        requests=number,
+        each=case.depth,
+        hello=raw if case.websocket else b"",
+    )
 
 
 def one_by_one(port: int, raw: bytes, size: int, number: int) -> None:
@@ -162,7 +220,7 @@ def one_by_one(port: int, raw: bytes, size: int, number: int) -> None:
 
 def quick_count(name: str) -> Count:
     """The same, in the time that a test has: repeated counts differ by less than 2 %."""
-    return count(name, QUICK, WARM_QUICK)
+    return count_row(name, QUICK, WARM_QUICK)
 
 
 def _control(pid: int, *words: str) -> None:
@@ -173,12 +231,12 @@ def _control(pid: int, *words: str) -> None:
         raise CallgrindError(f"callgrind_control {' '.join(words)}: {servers.last_line(done.stdout + done.stderr)}")
 
 
-def _annotate(path: Path) -> tuple[int, dict[str, int]]:
+def _annotate(path: Path) -> str:
     give_up_at = time.monotonic() + 30
     while not path.exists() and time.monotonic() < give_up_at:
         time.sleep(0.05)
     words = ["callgrind_annotate", "--threshold=100", "--auto=no", str(path)]
-    return parse(subprocess.run(words, capture_output=True, text=True, timeout=120, check=False).stdout)
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False).stdout
 
 
 def build() -> str:
@@ -236,9 +294,7 @@ def write_baseline(python: str, counts: dict[str, Count], path: Path = BASELINE)
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def main(
-    names: list[str], requests: int, write: bool, check: bool, folder: Path | None, say: Callable[[str], None]
-) -> int:
+def main(names: list[str], requests: int, write: bool, check: bool, folder: Path | None, say: Progress) -> int:
     """Count the rows; write or hold against the baseline. 1 if a row is over, cannot be counted, or has no
     baseline to check.
     """
@@ -247,11 +303,14 @@ def main(
     allowed = tolerance(python)
     counts: dict[str, Count] = {}
     faults = 0
+    each_s = row_s(requests)
+    say.plan(each_s * len(names))
     if check and allowed != TOLERANCE:
         say(f"the baseline is not of {build()}: {allowed:.0%} over it are allowed")
     for name in names:
         try:
-            counts[name] = found = count(name, requests)
+            with say.step(f"instructions of {name}", each_s):
+                counts[name] = found = count_row(name, requests)
         except (servers.ServerError, load.LoadError) as error:
             faults += 1
             say(f"{name}: {error}")

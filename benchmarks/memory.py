@@ -10,17 +10,18 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from . import cpu, load, report, servers
 from .cases import CASES
+from .progress import Progress
 
 ROWS = ("fastserve", "fastserve-transport", "fastserve-asgi", "hyper", "uvicorn", "granian")
 UNCOUNTED = 500  # connections opened before the first look
 SPARE = 200  # descriptors for everything else
 AIMS = {"fastserve": 1024, "fastserve-transport": 2560}
 SETTLE_S = 2.0
+OPEN_S = 0.0006  # about: opening one connection and using it
 
 
 def raise_limit(connections: int) -> int:
@@ -66,18 +67,26 @@ def weigh(name: str, connections: int) -> float:
         running.stop()
 
 
-def main(names: list[str], connections: int, folder: Path | None, say: Callable[[str], None]) -> int:
+def weigh_s(connections: int) -> float:
+    """How long one takes, about."""
+    return 1 + 2 * SETTLE_S + OPEN_S * (UNCOUNTED + connections)
+
+
+def main(names: list[str], connections: int, folder: Path | None, say: Progress) -> int:
     """Weigh each; print a table; keep it with a result if there is one. 1 if nothing could be weighed."""
     wanted, connections = connections, raise_limit(connections)
     if connections < 1:
         raise load.LoadError(f"ulimit -n is {os.sysconf('SC_OPEN_MAX')}: too few descriptors for idle connections")
     if connections < wanted:
         say(f"only {connections} connections: ulimit -n allows no more")
+    each_s = weigh_s(connections)
+    say.plan(each_s * len(names))
     rows: list[dict[str, str | int]] = []
     for name in names:
         try:
-            servers.SERVERS[name].version()
-            held = weigh(name, connections)
+            with say.step(f"idle connections of {name}", each_s):
+                servers.SERVERS[name].version()
+                held = weigh(name, connections)
         except servers.ServerError as error:
             say(f"{name}: {error}")
             rows.append({"server": name, "bytes per connection": "", "aim at most": "", "": str(error)})

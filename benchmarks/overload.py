@@ -11,11 +11,11 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import servers
+from .progress import Progress
 
 ROOT = Path(__file__).parent.parent
 HANDLER_S = 0.005  # as benchmarks/apps/overload.py has it
@@ -117,8 +117,13 @@ def measure(seconds: float, times: float, *flags: str) -> Outcome:
             process.kill()
 
 
-def main(seconds: float, say: Callable[[str], None]) -> int:
+def main(seconds: float, say: Progress) -> int:
     """Twice the capacity, both ways."""
+    each_s = seconds + PATIENCE_S + 1
+    say.plan(2 * each_s)
     for flags in ((), ("--shed-after", "0.1")):
-        say(f"{' '.join(flags) or 'nothing set':18} {measure(seconds, 2.0, *flags)}")
+        what = " ".join(flags) or "nothing set"
+        with say.step(f"overload, {what}", each_s):
+            outcome = measure(seconds, 2.0, *flags)
+        say(f"{what:18} {outcome}")
     return 0

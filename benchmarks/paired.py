@@ -7,11 +7,11 @@ that gets slower or faster favours nobody. The ratio of a round is one observati
 mean with its 95 % interval, which a machine with other users makes wider, not wrong.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from . import report, run, servers
 from .cases import CASES
+from .progress import Progress
 from .run import Plan, Sample
 
 CLEAN_MIN = 10  # undisturbed rounds that are enough to leave the others out
@@ -52,9 +52,7 @@ class Pairs:
         return f"{self.case}: {self.ours} to {self.other} ({us:.2f} us): {told}; {len(ratios)} rounds{mark}"
 
 
-def measure(
-    case: str, ours: str, other: str, rounds: int, seconds: float, plan: Plan, say: Callable[[str], None]
-) -> Pairs:
+def measure(case: str, ours: str, other: str, rounds: int, seconds: float, plan: Plan, say: Progress) -> Pairs:
     """Start both, check and warm each, then the rounds. ServerError or LoadError say why not."""
     pairs = Pairs(case, ours, other)
     running: dict[str, servers.Running] = {}
@@ -80,12 +78,15 @@ def measure(
 
 def main(
     names: list[str], ours: str, other: str, rounds: int, seconds: float, bound: float | None, plan: Plan,
-    say: Callable[[str], None],
+    say: Progress,
 ) -> int:  # fmt: skip
     """All cases. 1 if there is a `bound` (a share) and the interval of one of them does not lie below it."""
     missed = 0
+    each_s = rounds * 2 * (seconds + run.AROUND_S) + 2 * run.START_S
+    say.plan(each_s * len(names))
     for name in names:
-        pairs = measure(name, ours, other, rounds, seconds, plan, say)
+        with say.step(f"{name}, {ours} and {other} in turns", each_s):
+            pairs = measure(name, ours, other, rounds, seconds, plan, say)
         found = pairs.above()
         shown = bound is None or (found is not None and found[2] <= bound)
         missed += not shown

@@ -7,7 +7,7 @@ and then summed up, so that the machine's slow drift cancels.
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -15,6 +15,7 @@ from typing import Any
 
 from . import targets
 from .cases import CASES
+from .targets import Target
 
 CONNECTION_PER_REQUEST = {case.name for case in CASES.values() if not case.keep_alive}
 # A sample in which other processes used more than this much of a core is disturbed: its caches and its batches are not
@@ -171,6 +172,54 @@ def cheapest(result: Result, case: str, peers: Iterable[str]) -> str:
     return min(known, key=lambda peer: known[peer]) if known else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An aim held against the rounds of a result: the median of the ratios, and the 95 % interval of their mean."""
+
+    target: Target
+    peer: str  # the one that counts; all that could, if none was measured
+    found: float | None  # None: not measured
+    within: tuple[float, float] | None
+    disturbed: bool
+
+    @property
+    def met(self) -> bool:
+        return self.found is not None and self.found <= self.target.ratio
+
+    @property
+    def told_apart(self) -> bool:
+        """Does the interval lie on one side of the aim?"""
+        return self.within is None or not self.within[0] < self.target.ratio < self.within[1]
+
+    @property
+    def missed_by(self) -> float:
+        """The share by which the figure is above the aim; 0 if it is not."""
+        return 0.0 if self.found is None else max(0.0, self.found / self.target.ratio - 1)
+
+    def text(self) -> str:
+        if self.found is None:
+            return "not measured"
+        told = "met" if self.met else f"**missed by {self.missed_by:.0%}**"
+        return told if self.told_apart else f"{told}, not told apart"
+
+    def measured(self) -> str:
+        if self.found is None:
+            return ""
+        span = f" ({self.within[0]:.2f}-{self.within[1]:.2f})" if self.within else " (one round)"
+        return f"{self.found:.2f}{span}{' †' if self.disturbed else ''}"
+
+
+def judge(result: Result) -> list[Verdict]:
+    """Every aim, in the table's order."""
+    verdicts = []
+    for target in targets.TARGETS:
+        values, disturbed = paired(result, target.case, target.ours, target.peers)
+        peer = cheapest(result, target.case, target.peers) or " / ".join(target.peers)
+        found = median(values) if values else None
+        verdicts.append(Verdict(target, peer, found, ratio_interval(values) if values else None, disturbed))
+    return verdicts
+
+
 def target_table(result: Result) -> list[str]:
     """Every aim, whether it was met, and by how much it was missed."""
     lines = [
@@ -183,20 +232,10 @@ def target_table(result: Result) -> list[str]:
         "| case | ours | peer | aim at most | measured | |",
         "|---|---|---|--:|--:|---|",
     ]
-    for target in targets.TARGETS:
-        values, disturbed = paired(result, target.case, target.ours, target.peers)
-        peer = cheapest(result, target.case, target.peers) or " / ".join(target.peers)
-        if not values:
-            lines.append(f"| {target.case} | {target.ours} | {peer} | {target.ratio:g} | | not measured |")
-            continue
-        found, within = median(values), ratio_interval(values)
-        verdict = "met" if found <= target.ratio else f"**missed by {found / target.ratio - 1:.0%}**"
-        if within and within[0] < target.ratio < within[1]:
-            verdict += ", not told apart"
-        span = f" ({within[0]:.2f}-{within[1]:.2f})" if within else " (one round)"
-        mark = " †" if disturbed else ""
+    for verdict in judge(result):
+        target, measured = verdict.target, f" {verdict.measured()}".rstrip()
         lines.append(
-            f"| {target.case} | {target.ours} | {peer} | {target.ratio:g} | {found:.2f}{span}{mark} | {verdict} |"
+            f"| {target.case} | {target.ours} | {verdict.peer} | {target.ratio:.3g} |{measured} | {verdict.text()} |"
         )
     return [*lines, ""]
 
@@ -337,15 +376,21 @@ def markdown(result: Result, reference: str, extra: Iterable[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(result: Result, folder: Path) -> list[Path]:
-    """CPU per request, one panel per case (their scales differ), a dot for every sample, hollow if disturbed."""
+def plot(result: Result, paths: Sequence[Path], chosen: Collection[str] | None = None) -> None:
+    """CPU per request, one panel per case (their scales differ), a dot for every sample, hollow if disturbed.
+
+    Of the `chosen` servers, or of all; written to each of `paths`, whose suffixes say what is written. ImportError without
+    matplotlib.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "fastserve"  # the same result makes the same file
     from matplotlib import pyplot
 
     cases, names = measured(result)
-    cases = [case for case in cases if any(s["case"] == case for s in result["samples"])]
+    names = [name for name in names if chosen is None or name in chosen]
+    cases = [case for case in cases if any(s["case"] == case and s["server"] in names for s in result["samples"])]
     columns = min(4, len(cases))
     rows = -(-len(cases) // columns)
     height = 0.8 + 0.34 * len(names)
@@ -382,11 +427,9 @@ def plot(result: Result, folder: Path) -> list[Path]:
     note = " · ".join((result["started_at"], machine["cpu"], f"kernel {machine['kernel']}", machine["python"]))
     figure.text(0.01, 0.01, note, fontsize=7, color="#666666")
     figure.tight_layout(rect=(0, 0.03, 1, 0.98))
-    paths = [folder / "cpu.svg", folder / "cpu.png"]
     for path in paths:
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
-    return paths
 
 
 def keep(result: Result, folder: Path) -> Path:
@@ -410,27 +453,18 @@ def read(path: Path) -> Result:
     return {"runs": {}, **result}
 
 
-def render(path: Path, folder: Path, reference: str | None = None, page: Path | None = None) -> str:
-    """Write report.md and the plots of a kept result; return the report. Without matplotlib the report says so.
-
-    `page`: where a copy goes that belongs to the documentation, its plot beside it as PAGE.svg.
-    """
+def render(path: Path, folder: Path, reference: str | None = None) -> str:
+    """Write report.md and the plots of a kept result; return the report. Without matplotlib the report says so."""
     result = read(path)
     chosen = choose_reference(result, reference)
     text = markdown(result, chosen, extra_sections(path.parent))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        plots = plot(result, folder)
+        plot(result, [folder / "cpu.svg", folder / "cpu.png"])
         text = text.replace("\n## ", "\n![Server CPU per request](cpu.svg)\n\n## ", 1)
     except ImportError:
-        plots = []
         text += "\nNo plot: matplotlib is not installed.\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
-    if page is not None:
-        written_by = "<!-- Made by `python -m benchmarks report`: do not edit. -->\n"
-        page.write_text(written_by + text.replace("](cpu.svg)", f"]({page.stem}.svg)"), encoding="utf-8")
-        if plots:
-            page.with_suffix(".svg").write_bytes(plots[0].read_bytes())
     return text
 
 
@@ -438,20 +472,39 @@ def extra_sections(folder: Path) -> list[str]:
     """What was measured beside the load: NAME.json files in the folder of the result, each a title, notes and a table."""
     lines: list[str] = []
     for path in sorted(folder.glob("extra-*.json")):
-        extra = json.loads(path.read_text(encoding="utf-8"))
-        lines += [f"## {extra['title']}", "", *extra["notes"], ""]
-        if extra["rows"]:
-            heads = list(extra["rows"][0])
-            lines += ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
-            lines += ["| " + " | ".join(str(row[head]) for head in heads) + " |" for row in extra["rows"]]
-        lines.append("")
+        lines += extra_section(json.loads(path.read_text(encoding="utf-8")))
     return lines
 
 
-def keep_extra(folder: Path, name: str, title: str, notes: list[str], rows: list[dict[str, Any]]) -> Path:
-    """Keep a measurement that is no load, so that the report has a section of it."""
+def extra_section(extra: dict[str, Any]) -> list[str]:
+    """One of them."""
+    lines = [f"## {extra['title']}", "", *extra["notes"], ""]
+    if extra["rows"]:
+        heads = list(extra["rows"][0])
+        lines += ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
+        lines += ["| " + " | ".join(str(row[head]) for head in heads) + " |" for row in extra["rows"]]
+    return [*lines, ""]
+
+
+def read_extra(folder: Path, name: str) -> dict[str, Any] | None:
+    """A kept measurement that is no load; None if there is none."""
+    path = folder / f"extra-{name}.json"
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def has_extra(folder: Path, name: str) -> bool:
+    return read_extra(folder, name) is not None
+
+
+def keep_extra(
+    folder: Path, name: str, title: str, notes: list[str], rows: list[dict[str, Any]], data: Any = None
+) -> Path:
+    """Keep a measurement that is no load, so that the report has a section of it. `data`: the numbers behind the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"extra-{name}.json"
-    text = json.dumps({"title": title, "notes": notes, "rows": rows}, indent=1, ensure_ascii=False)
+    text = json.dumps({"title": title, "notes": notes, "rows": rows, "data": data}, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path

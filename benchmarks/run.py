@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
@@ -18,6 +18,7 @@ from typing import Any
 
 from . import cpu, load, servers
 from .cases import CASES, Case
+from .progress import Progress
 from .servers import Running, ServerError
 
 SCHEMA = 2
@@ -26,6 +27,9 @@ PACKAGES = (
     *("gunicorn", "hypercorn", "fastapi", "websockets", "wsproto"),
 )
 SIZE_TOLERANCE = 0.05
+LOOK_S = 0.7  # about: asking one server for its version
+START_S = 1.2  # about: a server's start and first answer
+AROUND_S = 0.15  # about: what a sample takes beside its load
 
 
 class PlanError(Exception):
@@ -89,16 +93,38 @@ def choose_cores(server: int | None, wrk: int | None) -> tuple[int, int]:
     return server, wrk
 
 
-def estimate_s(plan: Plan) -> float:
-    """How long a plan takes, about: a start, a check, a warm-up and the rounds of each server in each case."""
-    pairs = sum(servers.SERVERS[name].can(case) for case in plan.cases for name in plan.servers)
-    return pairs * (1.2 + max(0.3, plan.warmup_seconds) + plan.rounds * (plan.seconds + 0.15))
+def look(rows: dict[str, servers.Server], say: Progress) -> tuple[dict[str, str], dict[str, str]]:
+    """The versions of those that can be started here, and why the others cannot. Builds what is compiled."""
+    present: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    say.plan(LOOK_S * len(rows))
+    with say.step(f"looking for {len(rows)} servers, building what is compiled", LOOK_S * len(rows)):
+        for name, server in rows.items():
+            try:
+                present[name] = server.version()
+            except ServerError as error:
+                missing[name] = str(error)
+                say(f"missing: {name}: {error}")
+    return present, missing
+
+
+def asked(names: Iterable[str], case: str) -> list[str]:
+    """Which of the servers are to be asked that case."""
+    return [name for name in names if servers.SERVERS[name].can(case)]
+
+
+def _case_s(plan: Plan, case: str, names: list[str]) -> float:
+    return len(names) * (_start_s(plan) + plan.rounds * (plan.seconds + AROUND_S))
+
+
+def _start_s(plan: Plan) -> float:
+    return START_S + max(0.3, plan.warmup_seconds)
 
 
 def measure(
     plan: Plan,
     started_at: datetime,
-    say: Callable[[str], None] = print,
+    say: Progress,
     before: dict[str, Any] | None = None,
     keep: Callable[[dict[str, Any]], object] = lambda result: None,
 ) -> dict[str, Any]:
@@ -109,17 +135,8 @@ def measure(
     called after each case, so that an interrupted run loses only the case in hand.
     """
     wrk_version = load.version()
-    present: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    for name in plan.servers:
-        if not any(servers.SERVERS[name].can(case) for case in plan.cases):
-            continue
-        try:
-            present[name] = servers.SERVERS[name].version()
-        except ServerError as error:
-            missing[name] = str(error)
-            say(f"missing: {name}: {error}")
-
+    wanted = [name for name in plan.servers if any(servers.SERVERS[name].can(case) for case in plan.cases)]
+    present, missing = look({name: servers.SERVERS[name] for name in wanted}, say)
     before = before or {}
     old = [name for name in before.get("runs", {}) if name not in plan.cases]
     result: dict[str, Any] = {
@@ -151,6 +168,7 @@ def measure(
         "samples": [sample for sample in before.get("samples", ()) if sample["case"] in old],
     }
 
+    say.plan(sum(_case_s(plan, case_name, asked(present, case_name)) for case_name in plan.cases))
     for case_name in plan.cases:
         case_began_at = datetime.now().astimezone()
         samples: list[Sample] = []
@@ -160,8 +178,8 @@ def measure(
             to.append({"case": case.name, "server": name, "round": number, "reason": str(error)})
             say(f"{case.name:10} {name:15} round {number}: failed: {error}")
 
-        asked = [name for name in present if servers.SERVERS[name].can(case_name)]
-        _measure_case(plan, CASES[case_name], asked, samples, fail, say)
+        here = asked(present, case_name)
+        _measure_case(plan, CASES[case_name], here, samples, fail, say)
         result["samples"] += [asdict(sample) for sample in samples]
         result["failures"] += failures
         now = datetime.now().astimezone()
@@ -171,7 +189,7 @@ def measure(
             "commit": result["machine"]["commit"],
             "rounds": plan.rounds,
             "seconds": plan.seconds,
-            "asked": asked,
+            "asked": here,
         }
         result["took_s"] = round(sum(run["took_s"] for run in result["runs"].values()), 1)
         keep(result)
@@ -184,7 +202,7 @@ def _measure_case(
     names: list[str],
     samples: list[Sample],
     fail: Callable[[Case, str, int, Exception], None],
-    say: Callable[[str], None],
+    say: Progress,
 ) -> None:
     """Start all, check and warm each, then rounds: every server once per round, each round beginning one further on.
 
@@ -195,11 +213,13 @@ def _measure_case(
     try:
         for name in names:
             try:
-                running[name] = servers.start(servers.SERVERS[name], pinned(plan.cores[0], plan.nice))
-                sizes[name] = running[name].check(case)
-                put_under_load(plan, case, running[name], sizes[name], plan.warmup_seconds)
+                with say.step(f"{case.name}, {name}: start and warm-up", _start_s(plan)):
+                    running[name] = servers.start(servers.SERVERS[name], pinned(plan.cores[0], plan.nice))
+                    sizes[name] = running[name].check(case)
+                    put_under_load(plan, case, running[name], sizes[name], plan.warmup_seconds)
             except (ServerError, load.LoadError) as error:
                 fail(case, name, 0, error)
+                say.plan(-plan.rounds * (plan.seconds + AROUND_S))
                 if name in running:
                     running.pop(name).stop()
         for number in range(1, plan.rounds + 1):
@@ -207,7 +227,8 @@ def _measure_case(
             turn = (number - 1) % len(order) if order else 0
             for name in order[turn:] + order[:turn]:
                 try:
-                    sample = take_sample(plan, case, running[name], number, sizes[name], plan.seconds)
+                    with say.step(f"{case.name}, {name}: round {number} of {plan.rounds}", plan.seconds + AROUND_S):
+                        sample = take_sample(plan, case, running[name], number, sizes[name], plan.seconds)
                 except (ServerError, load.LoadError) as error:
                     fail(case, name, number, error)
                     continue
@@ -323,18 +344,20 @@ def describe_machine(cores: tuple[int, int]) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load_average_at_start": list(os.getloadavg()),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The state of the repository that is measured."""
+
     def git(*arguments: str) -> str:
         told = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=servers.ROOT)
         return told.stdout.strip() if told.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        return (commit or "none yet") + (", with changes" if git("status", "--porcelain") else "")
+        found = git("rev-parse", "--short=12", "HEAD")
+        return (found or "none yet") + (", with changes" if git("status", "--porcelain") else "")
     except OSError:
         return "unknown: no git"
 

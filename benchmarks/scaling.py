@@ -14,16 +14,18 @@ import statistics
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from . import report, run, servers
 from .cases import CASES
+from .progress import Progress
 from .servers import _FASTAPI_APP, _LISTEN, _NATIVE, HOST, Server
 
 WORKERS = (1, 2, 4, 8, 16)
 CONNECTIONS = 64
+WEIGHED: tuple[tuple[int, tuple[str, ...]], ...] = ((2, ()), (2, ("--preload",)), (8, ()), (8, ("--preload",)))
+WEIGH_S = 5.0  # about: one of these
 KB = 1024
 
 
@@ -71,7 +73,8 @@ def loaded(workers: int, cores: set[int], plan: run.Plan) -> dict[str, Any]:
     """One row: what a request costs with so many workers, and where its connections lie meanwhile."""
     running, admin = start(_NATIVE, workers, cores=cores)
     case = CASES["plaintext"]
-    samples, spread = [], []
+    samples: list[run.Sample] = []
+    spread: list[int] = []
     try:
         until_ready(admin, workers, running)
         size = running.check(case)
@@ -81,12 +84,23 @@ def loaded(workers: int, cores: set[int], plan: run.Plan) -> dict[str, Any]:
             spread = look.result() or spread
     finally:
         running.stop()
-    costs = [sample.cpu_us_per_request for sample in samples]
     return {
         "workers": workers,
         "cores": len(cores),
+        "cpu_us_per_request": [sample.cpu_us_per_request for sample in samples],
+        "requests_per_s": [sample.requests_per_s for sample in samples],
+        "connections": spread,
+    }
+
+
+def row(found: dict[str, Any]) -> dict[str, Any]:
+    """What `loaded` found, as it is shown."""
+    costs, spread = found["cpu_us_per_request"], found["connections"]
+    return {
+        "workers": found["workers"],
+        "cores": found["cores"],
         "CPU per request, µs": f"{statistics.median(costs):.1f} ({min(costs):.1f}-{max(costs):.1f})",
-        "requests/s": f"{statistics.median(sample.requests_per_s for sample in samples):,.0f}",
+        "requests/s": f"{statistics.median(found['requests_per_s']):,.0f}",
         "connections per worker": f"{min(spread)}-{max(spread)}" if spread else "",
     }
 
@@ -108,41 +122,54 @@ class Look:
         return self._found
 
 
-def memory(workers: int, *flags: str) -> list[str]:
-    """A FastAPI application, after a few requests to each worker: MB per worker."""
+def memory(workers: int, *flags: str) -> list[float]:
+    """A FastAPI application, after a few requests to each worker: MB per worker, shared out (PSS) and private."""
     running, admin = start(_FASTAPI_APP, workers, *flags, cores=os.sched_getaffinity(0))
     try:
         found = until_ready(admin, workers, running)
         for _ in range(20 * workers):
             servers.ask(running.port, CASES["fastapi"].request(running.host), 1)
         weights = [shares(worker["pid"]) for worker in found]
-        return [f"{statistics.mean(column) / KB / KB:.1f}" for column in zip(*weights, strict=True)]
+        return [round(statistics.mean(column) / KB / KB, 1) for column in zip(*weights, strict=True)]
     finally:
         running.stop()
 
 
-def main(folder: Path | None, seconds: int, rounds: int, say: Callable[[str], None]) -> int:
+def estimate_s(seconds: int, rounds: int) -> float:
+    """How long all of it takes, about."""
+    return (len(WORKERS) + 1) * _load_s(seconds, rounds) + len(WEIGHED) * WEIGH_S
+
+
+def _load_s(seconds: int, rounds: int) -> float:
+    return run.START_S + rounds * (seconds + run.AROUND_S)
+
+
+def main(folder: Path | None, seconds: int, rounds: int, say: Progress) -> int:
     """Measure, print, keep with a result if there is one."""
     server_core, load_core = cores = run.choose_cores(None, None)
     plan = run.Plan(
         cases=("plaintext",), servers=(), rounds=rounds, seconds=seconds, connections=CONNECTIONS, cores=cores
     )
-    rows = []
-    for count, mine in [*((count, {server_core}) for count in WORKERS), (2, {server_core, load_core})]:
-        rows.append(loaded(count, mine, plan))
-        say("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
+    loads = [*((count, {server_core}) for count in WORKERS), (2, {server_core, load_core})]
+    load_s = _load_s(seconds, rounds)
+    say.plan(estimate_s(seconds, rounds))
+    found = []
+    for count, mine in loads:
+        with say.step(f"{count} workers on {len(mine)} cores", load_s):
+            found.append(loaded(count, mine, plan))
+        say("  ".join(f"{name} {value}" for name, value in row(found[-1]).items()))
     weights = []
-    for count in (2, 8):
-        for flags in ((), ("--preload",)):
+    for count, flags in WEIGHED:
+        with say.step(f"memory of {count} workers {' '.join(flags)}".strip(), WEIGH_S):
             pss, private = memory(count, *flags)
-            weights.append({"workers": count, "": " ".join(flags), "PSS per worker, MB": pss, "private, MB": private})
-            say("  ".join(f"{name} {value}".strip() for name, value in weights[-1].items()))
+        weights.append({"workers": count, "": " ".join(flags), "PSS per worker, MB": pss, "private, MB": private})
+        say("  ".join(f"{name} {value}".strip() for name, value in weights[-1].items()))
     if folder is not None:
         notes = [
             f"Plaintext, {CONNECTIONS} connections, {rounds} rounds of {seconds} s: median (lowest and highest). "
             "All workers on one core, wrk on the other; in the last row two workers have both, and share one with wrk."
         ]
-        report.keep_extra(folder, "scale", "More workers", notes, rows)
+        report.keep_extra(folder, "scale", "More workers", notes, list(map(row, found)), found)
         notes = ["A FastAPI application of one route, after 20 requests per worker."]
         report.keep_extra(folder, "scale-memory", "Memory per worker", notes, weights)
     return 0

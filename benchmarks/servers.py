@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -59,6 +59,10 @@ class Server:
     package: str = ""  # where the version is not told by a command: the distribution, or the crate
     variables: tuple[tuple[str, str], ...] = ()  # of the environment
     note: str = ""  # what the report says beside the command
+
+    def with_app(self, app: str, *options: str, variables: tuple[tuple[str, str], ...] = ()) -> "Server":
+        """The same server with another application: the options before it, and more of the environment."""
+        return replace(self, app=app, arguments=(*self.arguments, *options), variables=(*self.variables, *variables))
 
     def can(self, case: str) -> bool:
         """Is this server to be asked that case at all?"""

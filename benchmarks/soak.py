@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import cpu, servers
+from .progress import Progress
 
 ROOT = Path(__file__).parent.parent
 RSS_AIM = 0.5  # MB a minute
@@ -145,7 +146,7 @@ class Soak:
 CROWD = {"good": 6, "pipelined": 1, "slow": 8, "rude": 2, "bad": 1, "idle": 2}
 
 
-def soak(seconds: float, say: Callable[[str], None]) -> tuple[float, int, list[str]]:
+def soak(seconds: float, say: Progress) -> tuple[float, int, list[str]]:
     """Returns MB of growth a minute, descriptors gained, and errors."""
     port = servers.free_port()
     command = [sys.executable, "-m", "fastserve", "benchmarks.apps.soak:app", "--port", str(port), *FLAGS]
@@ -175,7 +176,7 @@ def soak(seconds: float, say: Callable[[str], None]) -> tuple[float, int, list[s
 
 
 def _watch(
-    process: subprocess.Popen[bytes], crowd: Soak, seconds: float, say: Callable[[str], None]
+    process: subprocess.Popen[bytes], crowd: Soak, seconds: float, say: Progress
 ) -> tuple[float, int, list[str]]:
     def descriptors() -> int:
         return len(os.listdir(f"/proc/{process.pid}/fd"))
@@ -208,9 +209,11 @@ def _watch(
     return slope, descriptors() - before, crowd.errors
 
 
-def main(seconds: float, say: Callable[[str], None]) -> int:
+def main(seconds: float, say: Progress) -> int:
     """Soak and judge. A minute is the least that says anything of growth."""
-    slope, gained, errors = soak(seconds, say)
+    say.plan(seconds)
+    with say.step("soak", seconds):
+        slope, gained, errors = soak(seconds, say)
     say(f"{slope:+.2f} MB a minute (aim: below {RSS_AIM}), {gained:+d} descriptors, {len(errors)} errors")
     for error in errors[:20]:
         say(f"  {error}")
