@@ -161,7 +161,8 @@ def _attribute(module: ModuleType, path: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            if getattr(error, "name", part) != part or theirs(error.__traceback__) is not None:
+            raiser = theirs(error.__traceback__)
+            if getattr(error, "name", part) != part or not (raiser is None or _is_hook_of(raiser, found)):
                 raise ApplicationError.of(f'cannot read "{part}" of {walked}', error) from error
             names = [name for name in dir(found) if not name.startswith("_")]
             close = difflib.get_close_matches(part, names, 1) or [name for name in USUAL_NAMES if name in names][:1]
@@ -171,6 +172,12 @@ def _attribute(module: ModuleType, path: str) -> Any:
             raise ApplicationError.of(f'cannot read "{part}" of {walked}', error) from error
         walked = f'"{part}" of {walked}'
     return found
+
+
+def _is_hook_of(trace: TracebackType, found: Any) -> bool:
+    """Was it raised by the module's own __getattr__ (PEP 562), which so says that there is no such name?"""
+    hook = vars(found).get("__getattr__") if isinstance(found, ModuleType) else None
+    return trace.tb_next is None and trace.tb_frame.f_code is getattr(hook, "__code__", None)
 
 
 def _usual(module: ModuleType) -> Any:

@@ -190,6 +190,15 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str
     return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
 
 
+def _forget_bytecode(paths: Sequence[str]) -> None:
+    """Remove what Python has cached of these sources. It knows a source by its size and the second of its last
+    change, so that of two edits within a second the next import might see the first."""
+    for path in paths:
+        if path.endswith(".py"):
+            with contextlib.suppress(OSError):
+                os.unlink(importlib.util.cache_from_source(path))
+
+
 # --------------------------------------------------------------------------------------------------- the parent
 
 
@@ -287,7 +296,7 @@ class Reloader:
         if self._changed and not self._stopping:
             paths = sorted({path for paths in self._changed for path in paths})
             self._changed.clear()
-            self._replace(f"changed: {_named(paths)}")
+            self._replace(f"changed: {_named(paths)}", paths)
         if (settings := self._settings_now()) != self._settings and not self._stopping:
             changed, self._settings = _differences(self._settings, settings), settings
             self._replace(f"changed: {_named(sorted(changed))}")
@@ -333,10 +342,11 @@ class Reloader:
     def _latest(self) -> float:
         return time.monotonic() + self._config.timeout_graceful_shutdown + SPARE_SECONDS
 
-    def _replace(self, why: str) -> None:
+    def _replace(self, why: str, paths: Sequence[str] = ()) -> None:
         logger.info("%s; reloading", why)
         if self._successor is not None:  # it has imported what is stale by now
             self._drop(self._successor)
+        _forget_bytecode(paths)
         self._successor = self._spawn()
 
     def _drop(self, child: Child) -> None:

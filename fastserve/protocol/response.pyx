@@ -12,6 +12,7 @@ from fastserve.protocol.headers cimport MutableHeaders, checked_value, raw_heade
 import asyncio
 import mimetypes
 import os
+import re
 from datetime import datetime, timezone
 from email.utils import format_datetime, formatdate
 from http.cookies import SimpleCookie
@@ -55,6 +56,9 @@ cdef dict CONTENT_TYPES = {
     "text/html": b"text/html; charset=utf-8",
     "application/json": b"application/json",
 }
+
+
+cdef object _control_character = re.compile(r"[\x00-\x1f\x7f]").search
 
 
 cdef bytes content_type_of(object media_type):
@@ -189,6 +193,8 @@ cdef class Response:
         starlette.responses.Response.set_cookie.
         """
         cdef list parts
+        if _control_character(str(value)) is not None:   # newer http.cookies refuses them, older escapes them
+            raise ValueError(f"cookie {key!r}: there is a control character in its value (RFC 6265 section 4.1.1)")
         cookie = SimpleCookie()
         try:
             cookie[key] = value            # checks the name, quotes the value

@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:'cgi' is deprecated"),
     pytest.mark.filterwarnings("ignore:pkg_resources is deprecated"),
     pytest.mark.filterwarnings("ignore:Deprecated call to `pkg_resources"),
+    # Bottle leaves the temporary file of a long body to the garbage collector, which from Python 3.14 on says so.
+    pytest.mark.filterwarnings("ignore:Implicitly cleaning up <_TemporaryFileWrapper:ResourceWarning"),
 ]
 
 

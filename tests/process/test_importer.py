@@ -193,6 +193,18 @@ def test_module_getattr_that_raises_is_the_applications(write: Write, tmp_path: 
     assert "RuntimeError: lazy" in str(failure(f"{name}:app", tmp_path))
 
 
+def test_module_getattr_says_that_there_is_none(write: Write, tmp_path: Path) -> None:
+    name = write("app = 1\ndef __getattr__(name):\n    raise AttributeError(f'module has no attribute {name!r}')")
+    assert str(refusal(f"{name}:ap", tmp_path)) == f'module "{name}" has no attribute "ap"; did you mean "app"?'
+
+
+@pytest.mark.parametrize("fault", ["(1).nothing", "(_ for _ in ()).throw(AttributeError(name))"])
+def test_module_getattr_that_fails_is_the_applications(write: Write, tmp_path: Path, fault: str) -> None:
+    """An AttributeError of what it calls is no answer to the question."""
+    name = write(f"def __getattr__(name):\n    return find(name)\ndef find(name):\n    return {fault}")
+    assert 'cannot read "app"' in str(failure(f"{name}:app", tmp_path))
+
+
 def test_factory(write: Write, tmp_path: Path) -> None:
     name = write("def make(): return 7\nclass box:\n    @staticmethod\n    def make(): return 8")
     assert load(f"{name}:make", factory=True, app_dir=str(tmp_path)) == 7

@@ -139,6 +139,25 @@ def test_a_change_replaces_the_worker_and_no_connection_is_refused(folder: Path,
         assert "changed: web.py; reloading" in server.err and "reloaded in" in server.err
 
 
+def test_two_edits_within_a_second_are_two(folder: Path) -> None:
+    """Of the same size, so that Python takes the bytecode of the first for that of the second."""
+    second = int(time.time()) * 1_000_000_000
+
+    def edit(version: str, part: int) -> None:
+        beside = folder / ".web.py.new"
+        beside.write_text(APP.replace("VERSION", version).replace("{startup}", "pass"))
+        os.utime(beside, ns=(second + part, second + part))
+        beside.replace(folder / "web.py")
+
+    edit("v1", 1)
+    with start(folder, PYTHONDONTWRITEBYTECODE="") as server:
+        server.ready()
+        assert list((folder / "__pycache__").glob("web.*.pyc"))
+        edit("v2", 2)
+        server.wait_for("^startup v2")
+        assert server.stop() == 0
+
+
 def test_a_request_in_hand_is_finished_by_the_old_code(folder: Path) -> None:
     with start(folder) as server:
         server.ready()

@@ -193,6 +193,9 @@ def test_cookies_add_up_and_expire():
         {"key": "a", "expires": "x; y"},
         {"key": "a", "samesite": "maybe"},
         {"key": "a", "value": "\u20ac"},
+        {"key": "a", "value": "b\r\nc"},
+        {"key": "a", "value": "b\0c"},
+        {"key": "a", "value": "b\x7fc"},
     ],
 )
 def test_cookies_that_cannot_be(arguments):
@@ -202,5 +205,8 @@ def test_cookies_that_cannot_be(arguments):
     assert response.raw_headers == []
 
 
-def test_line_ends_in_a_cookie_value_are_quoted():
-    assert cookie(key="a", value="b\r\nc", path=None, samesite=None) == 'a="b\\015\\012c"'
+def test_what_is_wrong_with_a_cookie_is_said():
+    with pytest.raises(ValueError, match=r"cookie 'a': there is a control character in its value"):
+        Response().set_cookie("a", "b\r\nc")
+    with pytest.raises(ValueError, match=r"cookie name 'a\\r\\nb' is not a token"):
+        Response().set_cookie("a\r\nb", "c")

@@ -339,8 +339,8 @@ async def _generator_coroutine() -> None:
     await _old_style()
 
 
-WAITS: dict[str, tuple[Any, Wait, set[str], str]] = {
-    # function, what its first long wait is for, who wakes it, the innermost function
+WAITS: dict[str, tuple[Any, Wait, set[str], str | tuple[str, ...]]] = {
+    # function, what its first long wait is for, who wakes it, the innermost function, in newer Pythons maybe another
     "sleep": (_sleep, Wait.TIMER, {"timer"}, "sleep"),
     "turn": (_turn, Wait.YIELD, {"self"}, "__sleep0"),
     "future": (_future, Wait.FUTURE, {"callback"}, "_future"),
@@ -348,7 +348,7 @@ WAITS: dict[str, tuple[Any, Wait, set[str], str]] = {
     "event": (_event, Wait.EVENT, {"task"}, "Event.wait"),
     "queue": (_queue, Wait.QUEUE, {"task"}, "Queue.get"),
     "gather": (_gather, Wait.CHILDREN, {"task"}, "_gather"),
-    "group": (_group, Wait.CHILDREN, {"task"}, "TaskGroup.__aexit__"),
+    "group": (_group, Wait.CHILDREN, {"task"}, ("TaskGroup.__aexit__", "TaskGroup._aexit")),
     "task": (_task, Wait.CHILDREN, {"task"}, "_task"),
     "wait": (_done, Wait.CHILDREN, {"task"}, "_wait"),
     "thread": (_thread, Wait.THREAD, {"thread"}, "to_thread"),
