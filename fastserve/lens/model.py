@@ -574,7 +574,7 @@ class _Reader:
 
     def _finish(self, request: RequestTrace) -> None:
         if request.finished and request.end is not None:
-            request.until = request.end
+            request.until = max([request.end, *(drain.end for drain in request.drains)])
         elif request.live is not None:
             request.until = self.now
         else:  # its end is not in the recording

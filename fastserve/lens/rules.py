@@ -623,7 +623,7 @@ def chatty_response(case: Case) -> Iterator[Finding]:
         messages = one.body_messages_out
         if one.websocket or messages < CHATTY_MESSAGES or one.response_head is None:
             continue
-        average, took = one.body_bytes_out // messages, one.until - one.response_head
+        average, took = one.body_bytes_out // messages, (one.end or one.until) - one.response_head
         if average <= CHATTY_BYTES and took <= messages * CHATTY_GAP_NS:
             key = one.route_name, ""
             groups[key].add(max(took, 1), one.id)

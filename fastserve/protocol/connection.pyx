@@ -174,6 +174,7 @@ cdef class Connection(Channel):
             self.service.out.len = 0
             self.service.out_owner = None
         self._pieces.clear()
+        self._caught_up()   # or it never will
         self._lost_wire = self.wire
         self.wire = None
         self._closing = True
@@ -477,6 +478,7 @@ cdef class Connection(Channel):
             self.service.scratch.len = 0  # whatever went wrong: no byte of this body for anybody else's
             self._consuming = False
             self.flush()
+            self._last_trace = None   # whoever takes no notice of it by now has all of its answer
         return pos
 
     cdef int _body_bytes(self, const uint8_t *data, size_t length, object owner) except -1:
@@ -648,11 +650,20 @@ cdef class Connection(Channel):
             exchange.trace.tells = _is_here(exchange)
         return 0
 
-    cdef Trace _tracing(self):
-        # Whose answer is it that the peer does not take?
-        if fs_lens_mode(self.service.lens_mode) < TRACING:
-            return None
-        return self.exchange.trace if self.exchange is not None else self._last_trace
+    cdef int _falls_behind(self) except -1:
+        # For the lens: whose answer is it that the peer does not take? One that is complete has left the connection already.
+        if self._behind_at == 0 and fs_lens_mode(self.service.lens_mode) >= TRACING:
+            self._behind = self.exchange.trace if self.exchange is not None else self._last_trace
+            if self._behind is not None:
+                self._behind_at = precise_now()
+        return 0
+
+    cdef int _caught_up(self) except -1:
+        if self._behind_at:
+            self._behind.drained(self._behind_at, precise_now())
+            self._behind = None
+            self._behind_at = 0
+        return 0
 
     cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1:
         # More requests than this worker takes, or one that has waited too long: an answer that costs next to nothing.
@@ -768,22 +779,23 @@ cdef class Connection(Channel):
         self.wire_drained()
 
     cdef int wire_behind(self) except -1:
+        self._falls_behind()
         return self._watch_writing()
+
+    cdef int wire_caught_up(self) except -1:
+        return self._caught_up()
 
     cdef int wire_full(self) except -1:
         self._writing_paused = True
-        if self._tracing() is not None:
-            self._full_at = precise_now()
+        self._falls_behind()
         if self._state == IN_HANDLER or self._state == IN_IDLE:
             self._enter(IN_WRITE, precise_now())
         return self._watch_writing()
 
     cdef int wire_drained(self) except -1:
         self._writing_paused = False
-        if self._full_at:
-            if self._tracing() is not None:
-                self._tracing().drained(self._full_at, precise_now())
-            self._full_at = 0
+        if type(self.wire) is TransportWire:
+            self._caught_up()   # it tells no more: what is left of its buffer is little
         if self._state == IN_WRITE:
             self._enter(IN_IDLE if self.exchange is None else IN_HANDLER, precise_now())
         self._wake_drained(None)
@@ -869,6 +881,7 @@ cdef class Connection(Channel):
         if not self._consuming:
             self._next(self._end != self._start)
             self._flush_now()
+            self._last_trace = None
             self._resume()
         return 0
 

@@ -19,10 +19,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from fastserve import App, Query, StreamingResponse
+from fastserve import App, Query, Response, StreamingResponse
 from fastserve.lens import rules
 from fastserve.lens.catalogue import Finding
 from fastserve.lens.findings import find
+from fastserve.lens.wording import duration
 from fastserve.testing import LensServer, lens_server
 
 pytest_plugins = ["pytester"]
@@ -355,6 +356,94 @@ def test_a_client_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
             while client.recv(1 << 20):
                 pass
     assert "to take 20.0 MB" in of(server, "FS015").text
+
+
+LARGE = 12_000_000  # bytes: more than the kernel holds for a client on this machine
+
+
+def large_app() -> App:
+    app = App()
+
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(b"x" * LARGE)
+
+    return app
+
+
+async def large_asgi(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+        await send({"type": "http.response.body", "body": b"x" * LARGE})
+
+
+def large_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("content-length", str(LARGE))])
+    return [b"x" * LARGE]
+
+
+def download(server: LensServer, *, nap: float, more: str = "") -> int:
+    """Take /large after a nap: how many bytes came."""
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+        got = len(client.recv(65536))
+        time.sleep(nap)
+        while got < LARGE and (part := client.recv(1 << 20)):
+            got += len(part)
+        return got
+
+
+LARGE_APPS = [large_app(), large_asgi, large_wsgi]
+
+
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"], ids=["kept", "closed"])
+@pytest.mark.parametrize("app", LARGE_APPS, ids=["native", "asgi", "wsgi"])
+def test_a_client_that_takes_its_time_over_one_large_body(
+    app: Any, more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is over for its handler long before: all of the body has been written."""
+    monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 400_000_000)
+    with lens_server(app) as server:
+        assert download(server, nap=0.6, more=more) >= LARGE
+    found = of(server, "FS015")
+    assert "to take 12.0 MB" in found.text and 500_000_000 < found.worst_ns < 3_000_000_000
+    (one,) = server.requests
+    assert one.end is not None and one.until - one.end > 500_000_000  # told although it came after the end
+    assert one.total >= one.write_wait
+    assert f"GET /large took {duration(one.total)}" in server.explain()
+    assert "The client did not take it for" in server.explain()
+
+
+@pytest.mark.parametrize("app", LARGE_APPS, ids=["native", "asgi", "wsgi"])
+def test_a_client_that_takes_one_large_body_at_once_is_innocent(app: Any) -> None:
+    with lens_server(app) as server:
+        for more in ("", "Connection: close\r\n"):
+            assert download(server, nap=0, more=more) >= LARGE
+    assert [one.text for one in find(server.model, dev=False) if one.code == "FS015"] == []
+    assert all(one.total < 1_000_000_000 for one in server.requests)
+
+
+def test_a_client_that_leaves_with_the_rest_is_told_of_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 300_000_000)
+    with lens_server(large_app()) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1000)
+            time.sleep(0.5)
+        time.sleep(0.1)
+    assert of(server, "FS015").worst_ns > 400_000_000
+
+
+def test_slow_mode_keeps_a_request_that_only_its_client_made_slow() -> None:
+    with lens_server(large_app(), lens="slow:300ms") as server:
+        assert download(server, nap=0) >= LARGE
+        assert download(server, nap=0.6) >= LARGE
+        assert download(server, nap=0.6, more="Connection: close\r\n") >= LARGE
+        time.sleep(0.05)
+    assert [(one.id, one.write_wait > 500_000_000) for one in server.requests] == [("w0-0002", True), ("w0-0003", True)]
+    assert all(one.finished and one.status == 200 and not one.partial for one in server.requests)
 
 
 def test_a_body_of_crumbs(server: LensServer) -> None:

@@ -45,6 +45,7 @@ cdef class RequestTrace(Trace):
     cdef bint is_over
     cdef bint muted              # it was not slow: nothing more is kept
     cdef Event *slab             # mode slow: what is held back until it is known whether it is worth it; NULL: nothing is
+    cdef Event *owed             # the slab of one that was not slow, while its client may still take its time; or NULL
     cdef int held, room
     cdef uint64_t stalls_before
     cdef Marker marker

@@ -274,6 +274,7 @@ cdef class Step:
 cdef class RequestTrace(Trace):
     def __dealloc__(self):
         free(self.slab)
+        free(self.owed)
 
     cdef void put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept:
         cdef Event event
@@ -301,7 +302,7 @@ cdef class RequestTrace(Trace):
     cdef void _hold(self, Event *event) noexcept:
         cdef Event *grown
         if <int64_t>(event.t + event.dur) - self.head_at >= self.recorder.area.header.slow_ns and event.kind != REQUEST_BEGIN \
-                and event.kind != CONN_ACCEPT:
+                and event.kind != CONN_ACCEPT and event.kind != REQUEST_END:
             self._keep()   # it is slow already
             self.put(event.kind, event.t, event.dur, event.flags, event.a, event.task, event.b)
             return
@@ -344,6 +345,11 @@ cdef class RequestTrace(Trace):
         self.put(RESPONSE_BODY, precise_now(), 0, 0, length, 0, 0)
 
     cdef void drained(self, int64_t since, int64_t now) noexcept:
+        if self.owed != NULL:
+            if now - self.head_at < self.recorder.area.header.slow_ns:
+                return
+            self.slab, self.owed, self.muted = self.owed, NULL, False
+            self._keep()   # it was the client who made it slow
         self.put(DRAIN, since, now - since, 0, 0, 0, 0)
 
     cdef void over(self, unsigned status, uint64_t sent, int64_t now) noexcept:
@@ -355,15 +361,13 @@ cdef class RequestTrace(Trace):
         self.is_over = True
         if self.outcome == RAISED and (status >= 500 or flags & WAS_CUT):
             flags |= HANDLER_FAILED
-        if self.slab != NULL:
-            if dur >= header.slow_ns or status >= 500 or flags & (WAS_CUT | HANDLER_FAILED) or header.stall_since_ns \
-                    or header.stalls != self.stalls_before:
-                self._keep()
-            else:
-                free(self.slab)
-                self.slab = NULL
-                self.muted = True
+        if self.slab != NULL and (dur >= header.slow_ns or status >= 500 or flags & (WAS_CUT | HANDLER_FAILED)
+                                  or header.stall_since_ns or header.stalls != self.stalls_before):
+            self._keep()
         self.put(REQUEST_END, now, dur if dur > 0 else 0, flags, status, 0, sent if sent < 0xffffffffu else 0xffffffffu)
+        if self.slab != NULL:
+            self.owed, self.slab = self.slab, NULL
+            self.muted = True   # it was not slow; but its client may still take its time
         self.recorder.live -= 1
 
     # --- the handler ---
