@@ -399,9 +399,7 @@ LARGE_APPS = [large_app(), large_asgi, large_wsgi]
 
 @pytest.mark.parametrize("more", ["", "Connection: close\r\n"], ids=["kept", "closed"])
 @pytest.mark.parametrize("app", LARGE_APPS, ids=["native", "asgi", "wsgi"])
-def test_a_client_that_takes_its_time_over_one_large_body(
-    app: Any, more: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_takes_its_time_over_one_large_body(app: Any, more: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request is over for its handler long before: all of the body has been written."""
     monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 400_000_000)
     with lens_server(app) as server:
