@@ -535,6 +535,12 @@ def _ending(model: Model, request: RequestTrace) -> list[str]:
         assert request.end is not None
         after = task.polls[-1].end - request.end
         lines.append(f"Task {task.id} ({task.name}) still ran {duration(after)} after the response.")
+    for lost in request.orphans[:3]:
+        where = place(lost.stack)
+        at = (f"; it begins at {where}" if lost.defined else f" ({where})") if where else ""
+        kind = "Task" if lost.what == "destroyed" else "Coroutine"
+        became = "was destroyed while it was pending" if lost.what == "destroyed" else "was never awaited"
+        lines.append(f"{kind} {lost.name}() {became}{at}.")
     marks = [f"{mark.text!r} at {milliseconds(max(0, mark.at - request.start))} ms" for mark in request.marks[:8]]
     if marks:
         lines += _wrapped(f"Marks: {', '.join(marks)}.", WIDTH)

@@ -566,6 +566,36 @@ def orphan_task(case: Case) -> Iterator[Finding]:
         at = f", last seen at {spot(group.frame)}" if group.frame else ""
         text = f"{route}: task {name}() still ran {duration(group.worst)} after the response{at}"
         yield group.finding("FS013", text + (f" ({len(group.values)} times)" if len(group.values) > 1 else ""), route)
+    yield from _lost(case)
+
+
+ORPHANS = {
+    "destroyed": "task {name}() was destroyed while it was pending",
+    "unawaited": "coroutine {name}() was never awaited",
+}
+
+
+LOST_FIX = {
+    "destroyed": "keep a reference to the task until it is done: a set of tasks, or a TaskGroup",
+    "unawaited": "await it, or give it to asyncio.create_task()",
+}
+
+
+def _lost(case: Case) -> Iterator[Finding]:
+    """What the interpreter itself warns of: one is enough."""
+    groups: dict[tuple[str, str, str, bool], _Group] = defaultdict(_Group)
+    for lane in case.model.lanes:
+        for lost in lane.orphans:
+            groups["", lost.name, lost.what, lost.defined].add(1, "", lost.stack)
+    for one in case.model.requests:
+        for lost in one.orphans:
+            groups[one.route_name, lost.name, lost.what, lost.defined].add(1, one.id, lost.stack)
+    for (route, name, what, defined), group in groups.items():
+        text = (f"{route}: " if route else "") + ORPHANS[what].format(name=name)
+        if group.frame is not None:
+            text += f"; it begins at {place(group.frame)}" if defined else f", at {spot(group.frame)}"
+        text += f" ({len(group.values)} times)" if len(group.values) > 1 else ""
+        yield group.finding("FS013", text, route, fix=LOST_FIX[what])
 
 
 # ------------------------------------------------------------------------------------------------------ everything else

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -313,6 +314,190 @@ def test_an_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.5)
     found = of(server, "FS013")
     assert found.at == f"{HERE}:{line_of(notify, 'asyncio.sleep')}" and "notify() still ran" in found.text
+
+
+async def never_done() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def forgotten() -> str:
+    asyncio.create_task(never_done())  # noqa: RUF006 - that nobody keeps it is what is told
+    await asyncio.sleep(0.01)
+    return "done"
+
+
+async def collects_others() -> str:
+    gc.collect()
+    return "done"
+
+
+async def not_awaited() -> str:
+    never_done()
+    return "done"
+
+
+async def dropped_at_its_end() -> str:
+    coroutine = never_done()
+    await asyncio.sleep(0.001)
+    return type(coroutine).__name__
+
+
+def not_awaited_in_a_thread() -> str:
+    never_done()
+    return "done"
+
+
+@pytest.fixture
+def complaints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What others hear of it: the interpreter's warnings, whose filters would make errors of them."""
+    heard: list[str] = []
+    monkeypatch.setattr(warnings, "_warn_unawaited_coroutine", lambda coro: heard.append(coro.__name__))
+    return heard
+
+
+def test_a_task_that_was_destroyed_while_it_was_pending() -> None:
+    heard: list[dict[str, Any]] = []
+
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context))
+        yield
+
+    app = App(lifespan=lifespan)
+    app.get("/forgotten")(forgotten)
+    app.get("/collects")(collects_others)
+    gc.collect()
+    gc.disable()  # when it is collected is ours to say
+    try:
+        with lens_server(app) as server:
+            get(server.url + "/forgotten")
+            get(server.url + "/collects")
+    finally:
+        gc.enable()
+    found = of(server, "FS013")
+    at = f"{HERE}:{line_of(never_done, 'await')}"
+    assert found.text == f"GET /forgotten: task never_done() was destroyed while it was pending, at {at} (never_done)"
+    assert found.requests == ["w0-0001"]  # and not the one in whose time it was collected
+    assert f"Task never_done() was destroyed while it was pending ({at})." in server.explain("w0-0001")
+    assert [context["message"] for context in heard] == ["Task was destroyed but it is pending!"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "where"),
+    [
+        (not_awaited, "at {here}:{line} (not_awaited)"),
+        (not_awaited_in_a_thread, "at {here}:{line} (not_awaited_in_a_thread)"),
+        (dropped_at_its_end, "it begins at {here}:{first}"),
+    ],
+    ids=["by its statement", "in a thread", "with its function"],
+)
+def test_a_coroutine_that_was_never_awaited(handler: Any, where: str, complaints: list[str]) -> None:
+    before = warnings._warn_unawaited_coroutine  # type: ignore[attr-defined]
+    app = App()
+    app.get("/order")(handler)
+    with lens_server(app) as server:
+        get(server.url + "/order")
+        get(server.url + "/order")
+    found = of(server, "FS013")
+    first = inspect.getsourcelines(never_done)[1]
+    where = where.format(here=HERE, line=line_of(handler, "never_done()"), first=first)
+    assert found.text in (
+        f"GET /order: coroutine never_done() was never awaited, {where} (2 times)",
+        f"GET /order: coroutine never_done() was never awaited; {where} (2 times)",
+    )
+    assert found.fix == "await it, or give it to asyncio.create_task()"
+    assert complaints == ["never_done"] * 2  # whoever was told before still is
+    assert warnings._warn_unawaited_coroutine is before  # type: ignore[attr-defined]
+
+
+def test_a_filter_that_makes_errors_of_warnings_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda about: unraisable.append(about.exc_value))
+    app = App()
+    app.get("/order")(not_awaited)
+    with lens_server(app) as server:
+        get(server.url + "/order")
+    assert of(server, "FS013").route == "GET /order"
+    assert [str(error) for error in unraisable] == ["coroutine 'never_done' was never awaited"]
+
+
+def test_whoever_hooked_the_warnings_above_us_stays(complaints: list[str]) -> None:
+    app = App()
+    seen: list[str] = []
+
+    @app.get("/hook")
+    async def hook() -> str:
+        ours = warnings._warn_unawaited_coroutine  # type: ignore[attr-defined]
+
+        def above(coro: Any) -> None:
+            seen.append(coro.__name__)
+            ours(coro)
+
+        warnings._warn_unawaited_coroutine = above  # type: ignore[attr-defined]
+        return "done"
+
+    app.get("/order")(not_awaited)
+    with lens_server(app) as server:
+        get(server.url + "/hook")
+        get(server.url + "/order")
+    assert of(server, "FS013").count == 1
+    not_awaited_in_a_thread()  # long after: through the one above, and ours, to whom it was
+    assert seen == complaints == ["never_done"] * 2
+
+
+async def awaits_all() -> str:
+    await asyncio.gather(asyncio.sleep(0.001), asyncio.create_task(asyncio.sleep(0.001)))
+    return "done"
+
+
+async def cancels() -> str:
+    task = asyncio.create_task(never_done())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    return "done"
+
+
+async def closes_what_it_does_not_need() -> str:
+    coroutine = never_done()
+    coroutine.close()
+    return "done"
+
+
+async def gives_up() -> str:
+    try:
+        await asyncio.wait_for(never_done(), 0.01)
+    except TimeoutError:
+        return "late"
+    return "done"
+
+
+async def fails_in_a_group() -> str:
+    async def fails() -> None:
+        raise LookupError
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(never_done())
+            group.create_task(fails())
+    except* LookupError:
+        pass
+    return "done"
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [awaits_all, cancels, closes_what_it_does_not_need, gives_up, fails_in_a_group],
+    ids=lambda handler: handler.__name__,
+)
+def test_who_cleans_up_behind_himself_is_no_orphans_parent(handler: Any) -> None:
+    app = App()
+    app.get("/order")(handler)
+    app.get("/collects")(collects_others)
+    with lens_server(app) as server:
+        for _ in range(3):
+            get(server.url + "/order")
+            get(server.url + "/collects")
+    assert [one.text for one in find(server.model, dev=False) if one.code == "FS013"] == []
 
 
 def test_a_collection_of_garbage() -> None:

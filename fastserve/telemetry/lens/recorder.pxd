@@ -70,6 +70,14 @@ cdef class Step:
     cdef object callback
 
 
+cdef class Hook:             # of a method of the loop
+    cdef Recorder recorder
+    cdef str name
+    cdef object ours             # the function
+    cdef object before           # what the loop had there of its own, or None
+    cdef object original         # what we call: that, or the method
+
+
 cdef class Recorder(Lens):
     cdef readonly Area area
     cdef readonly object loop
@@ -91,6 +99,9 @@ cdef class Recorder(Lens):
     cdef dict _made                  # and all there are, by name
     cdef dict _kinds                 # type of an awaitable -> how to see what it waits for
     cdef set thread_futures          # ids of futures that a thread will settle
+    cdef tuple _base                 # code objects of the frames in which the loop itself runs, from the outermost
+    cdef Hook _errors                # the loop's call_exception_handler(), once it is ours
+    cdef dict _gone                  # id of a task that is gone without an end -> its TaskTrace
     cdef Place *_places
     cdef size_t _places_size, _places_used
     cdef Known *_known
@@ -118,4 +129,9 @@ cdef class Recorder(Lens):
     cdef int _leave(self, TaskTrace trace, int64_t now) except -1
     cdef void _interrupt(self, TaskTrace trace, int64_t now) noexcept
     cdef int _replace(self, str name) except -1
+    cdef Hook _replacement(self, str name)
     cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0
+    cdef int _destroyed(self, object task) except -1
+    cdef int _unawaited(self, object coro, RequestTrace of, uint32_t task) except -1
+    cdef uint32_t _here(self, object coro, uint32_t *flags) except? 0
+    cdef uint32_t _definition(self, object coro) except? 0

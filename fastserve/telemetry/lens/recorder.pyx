@@ -27,6 +27,8 @@ import concurrent.futures
 import logging
 import sys
 import threading
+import types
+import warnings
 import weakref
 
 cimport cython
@@ -43,14 +45,14 @@ from fastserve.protocol.lens cimport (
 from fastserve.protocol.timers cimport precise_now
 from fastserve.telemetry.lens.memory cimport (
     BODY, BRACKET, BROKEN, BY_CALLBACK, BY_CANCEL, BY_SELF, BY_TASK, BY_THREAD, BY_TIMER, BY_UNKNOWN, CONN_ACCEPT, DRAIN, LENS_FULL,
-    LENS_SAMPLE, LENS_SLOW, MARK, RECEIVE, REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SWITCH, TASK_AWAIT, TASK_END,
+    LENS_SAMPLE, LENS_SLOW, MARK, ORPHAN, ORPHAN_DEFINED, ORPHAN_DESTROYED, ORPHAN_UNAWAITED, RECEIVE, REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SWITCH, TASK_AWAIT, TASK_END,
     TASK_POLL, TASK_SPAWN, THREAD_RUN, TIMER, WAIT_THREAD, WAIT_TIMER, WRAPPER, Header,
 )
 
 from fastserve.protocol.lens import LOOP_ATTRIBUTE
 from fastserve.protocol.lens import thread as lens_thread
 from fastserve.telemetry.lens.reading import request_id
-from fastserve.telemetry.lens.waits import wait_of
+from fastserve.telemetry.lens.waits import is_library, wait_of
 
 __all__ = ["Recorder"]
 
@@ -60,6 +62,7 @@ cdef enum:
     SLAB_FIRST = 64      # events of one request that are held back in mode slow: room at first,
     SLAB_MAX = 1024      # and at most
     TRIALS = 32
+    GONE_MAX = 64        # tasks without an end of which the loop may still say, in the same collection, that they were destroyed
     EVENT_NS = 8         # an event: ten stores to memory that is at hand
 
 cdef enum:               # how an awaitable tells what it waits for
@@ -215,7 +218,9 @@ cdef object Task = asyncio.Task
 cdef object Future = asyncio.Future
 cdef object _current_task = asyncio.current_task
 cdef str ANYIO = "anyio._backends._asyncio"
+cdef str UNAWAITED = "_warn_unawaited_coroutine"
 cdef object _anyio_before = None    # what stood where our _run_sync stands now
+cdef object _warn_before = None     # and our _warn_unawaited_coroutine
 cdef int _recorders = 0
 cdef object FutureIterator = None   # its type; known from the first loop there is
 
@@ -226,10 +231,15 @@ cdef object FutureIterator = None   # its type; known from the first loop there 
 cdef class TaskTrace:
     def __call__(self, reference):
         """Its task is gone: nobody has waited for its end (the weak reference calls this)."""
+        cdef Recorder recorder
         if not self.ended:
-            if not self.of.recorder.broken:
+            recorder = self.of.recorder
+            if not recorder.broken:
                 self.of.put(TASK_END, precise_now(), 0, 0, 0, self.number, 0)
-            self.of.recorder.forget(self)
+                if len(recorder._gone) >= GONE_MAX:
+                    recorder._gone.clear()
+                recorder._gone[<size_t>self.task] = self   # the collector takes weak references first; the loop may say more of it
+            recorder.forget(self)
 
 
 @cython.final
@@ -526,6 +536,7 @@ cdef class Recorder(Lens):
         self._hooks = []
         self._made = {}
         self.thread_futures = set()
+        self._gone = {}
         self._places_size = 64
         self._places = <Place *>calloc(self._places_size, sizeof(Place))
         self._known_size = 1024
@@ -564,9 +575,13 @@ cdef class Recorder(Lens):
             _recorders -= 1
             if _recorders == 0:
                 _leave_anyio()
+                _leave_warnings()
+            if self._errors is not None and self.loop.__dict__.get(self._errors.name) is self._errors.ours:
+                _restore(self.loop, self._errors)
         if getattr(self.loop, LOOP_ATTRIBUTE, None) is self:
             delattr(self.loop, LOOP_ATTRIBUTE)
         self.broken = True   # a Step that is still to come is only a callback
+        self._gone.clear()
         while self._places_used and at < self._places_size:
             if self._places[at].task != NULL:
                 self.forget(<TaskTrace>self._places[at].trace)   # and another may move to its place
@@ -951,6 +966,10 @@ cdef class Recorder(Lens):
             return 0
         self._replace("call_soon")
         self._replace("run_in_executor")
+        if self._base is None:   # these stay until the end: what is nobody's any more may be told of at any time
+            self._base = tuple([code for code, _ in _frames()])
+            self._errors = self._replacement("call_exception_handler")
+            _watch_warnings()
         if _anyio_before is None:
             _watch_anyio()
         if timers:
@@ -968,17 +987,17 @@ cdef class Recorder(Lens):
         own = self.loop.__dict__
         for hook in reversed(self._hooks):
             if own.get((<Hook>hook).name) is (<Hook>hook).ours:
-                if (<Hook>hook).before is None:
-                    delattr(self.loop, (<Hook>hook).name)
-                else:
-                    setattr(self.loop, (<Hook>hook).name, (<Hook>hook).before)
-                (<Hook>hook).before = None
+                _restore(self.loop, <Hook>hook)
             else:   # somebody above us still calls us, and we pass it on for ever; the next time another one stands on top
                 self._made.pop((<Hook>hook).name, None)
         self._hooks.clear()
         return 0
 
     cdef int _replace(self, str name) except -1:
+        self._hooks.append(self._replacement(name))
+        return 0
+
+    cdef Hook _replacement(self, str name):
         cdef Hook hook = self._made.get(name)
         if hook is None:   # made once: in mode sample they come and go with each request
             hook = self._made[name] = Hook.__new__(Hook)
@@ -987,9 +1006,56 @@ cdef class Recorder(Lens):
             hook.ours = fs_bind_call_soon(_call_soon, hook) if name == "call_soon" else WRAPPERS[name](hook)
         hook.before = self.loop.__dict__.get(name)
         hook.original = getattr(self.loop, name)
-        self._hooks.append(hook)
         setattr(self.loop, name, hook.ours)
+        return hook
+
+    # --- what is nobody's ---
+
+    cdef int _destroyed(self, object task) except -1:
+        # The loop says so of a pending task, while that is taken apart.
+        cdef TaskTrace trace = self.find(<PyObject *>task)
+        cdef object coro = task.get_coro()
+        cdef uint32_t stack
+        if trace is None:
+            trace = self._gone.pop(<size_t><PyObject *>task, None)
+            if trace is None or trace.coro != <PyObject *>coro:
+                return 0   # another one, at the same address
+        stack = trace.stack if trace.stack else self._definition(coro)
+        trace.of.put(ORPHAN, precise_now(), 0, ORPHAN_DESTROYED, self.area.text_id(_name_of(coro)), trace.number, stack)
         return 0
+
+    cdef int _unawaited(self, object coro, RequestTrace of, uint32_t task) except -1:
+        # The interpreter says so of a coroutine, while that is taken apart. `of`: whose it is; None: nobody knows.
+        cdef uint32_t flags = ORPHAN_UNAWAITED
+        cdef uint32_t stack
+        cdef uint32_t name = self.area.text_id(_name_of(coro))
+        if of is None:
+            stack = self._definition(coro)
+            self.area.event(ORPHAN, precise_now(), 0, 0, flags | ORPHAN_DEFINED, name, 0, stack)
+        else:
+            stack = self._here(coro, &flags)
+            of.put(ORPHAN, precise_now(), 0, flags, name, task, stack)
+        return 0
+
+    cdef uint32_t _here(self, object coro, uint32_t *flags) except? 0:
+        # Where it was dropped: mostly the line that made it. What is left over when a function returns has no line any more.
+        cdef list frames = _frames()
+        cdef size_t shared = 0
+        for code in self._base or ():
+            if shared >= <size_t>len(frames) or frames[shared][0] is not code:
+                break
+            shared += 1
+        frames = frames[max(shared, <size_t>max(0, len(frames) - FRAMES_MAX)):]
+        if not any([not is_library(code.co_filename) for code, _ in frames]):
+            flags[0] |= ORPHAN_DEFINED
+            return self._definition(coro)
+        return self.area.stack_id(0, tuple([(self.area.code_id(code), line) for code, line in frames]))
+
+    cdef uint32_t _definition(self, object coro) except? 0:
+        code = getattr(coro, "cr_code", None)
+        if not isinstance(code, types.CodeType):
+            return 0
+        return self.area.stack_id(0, ((self.area.code_id(code), code.co_firstlineno),))
 
     # --- what a task waits for ---
 
@@ -1204,11 +1270,6 @@ async def _probe(Recorder self):
 
 cdef class Hook:
     """What stands in the place of a method of the loop."""
-    cdef Recorder recorder
-    cdef str name
-    cdef object ours             # the function
-    cdef object before           # what the loop had there of its own, or None
-    cdef object original         # what we call: that, or the method
 
 
 cdef class Job:
@@ -1290,6 +1351,82 @@ def _run_sync(cls, function, *arguments, **named):
         if self.current is not None and not self.broken:
             function = _job(self, function)
     return before.__func__(cls, function, *arguments, **named)
+
+
+def _call_exception_handler(Hook hook):
+    def call_exception_handler(context):
+        cdef Recorder self = hook.recorder
+        if not self.broken and type(context) is dict:
+            try:
+                task = context.get("task")
+                if isinstance(task, Task) and str(context.get("message")).startswith("Task was destroyed"):
+                    self._destroyed(task)
+            except BaseException as error:
+                self.broke(error)
+        return hook.original(context)
+
+    return call_exception_handler
+
+
+def _watch_warnings():
+    # The interpreter calls it whenever a coroutine is dropped that was never awaited; what filters there are comes behind it.
+    global _warn_before
+    before = getattr(warnings, UNAWAITED, None)
+    if _warn_before is None and before is not None:
+        _warn_before = before
+        setattr(warnings, UNAWAITED, _warn_unawaited_coroutine)
+
+
+def _leave_warnings():
+    global _warn_before
+    if _warn_before is not None and getattr(warnings, UNAWAITED, None) is _warn_unawaited_coroutine:
+        setattr(warnings, UNAWAITED, _warn_before)
+        _warn_before = None   # whoever stands above us still calls us, and we pass it on
+
+
+def _warn_unawaited_coroutine(coro):
+    """That of `warnings`, which says of a traced request that it was its coroutine."""
+    cdef Recorder self
+    cdef TaskTrace task
+    loop = asyncio._get_running_loop()
+    of = getattr(lens_thread, "trace", None)
+    lens = (<RequestTrace>of).recorder if isinstance(of, RequestTrace) else getattr(loop, LOOP_ATTRIBUTE, None)
+    if isinstance(lens, Recorder):
+        self = <Recorder>lens
+        try:
+            if self.broken:
+                pass
+            elif self.area.collecting:   # anybody's
+                if self.area.header.mode == LENS_FULL:
+                    self._unawaited(coro, None, 0)
+            elif of is not None:
+                self._unawaited(coro, <RequestTrace?>of, 0)
+            elif self.current is not None:
+                task = self.current
+                self._unawaited(coro, task.of, task.number)
+        except BaseException as error:
+            self.broke(error)
+    return _warn_before(coro)
+
+
+cdef list _frames():
+    # (code, line) of what runs in this thread, from the outermost.
+    cdef list found = []
+    frame = sys._getframe()
+    while frame is not None:
+        found.append((frame.f_code, frame.f_lineno or 0))
+        frame = frame.f_back
+    found.reverse()
+    return found
+
+
+cdef int _restore(object loop, Hook hook) except -1:
+    if hook.before is None:
+        delattr(loop, hook.name)
+    else:
+        setattr(loop, hook.name, hook.before)
+    hook.before = None
+    return 0
 
 
 @cython.final
@@ -1404,5 +1541,6 @@ def _create_task(Hook hook):
 
 
 cdef dict WRAPPERS = {
+    "call_exception_handler": _call_exception_handler,
     "run_in_executor": _run_in_executor, "call_later": _call_later, "call_at": _call_at, "create_task": _create_task,
 }
