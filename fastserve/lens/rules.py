@@ -339,7 +339,7 @@ def pool_wait(case: Case) -> Iterator[Finding]:
         for task in one.tasks.values():
             for wait in task.awaits:
                 ns = (wait.ready if wait.ready is not None else one.until) - wait.start - wait.late
-                if wait.wait == Wait.POOL and ns >= PART_NS:
+                if wait.wait == Wait.POOL and ns >= PART_NS and not _within(one, task, wait):
                     groups[one.route_name, place(wait.stack)].add(ns, one.id, wait.stack)
     for (route, _), group in groups.items():
         whole = case.time_of[route]
@@ -348,6 +348,16 @@ def pool_wait(case: Case) -> Iterator[Finding]:
             text += f" at {spot(group.frame)}" if group.frame else ""
             waits = f"{len(group.values)} waits, {duration(group.average)} on average"
             yield group.finding("FS007", f"{text} ({waits})", route)
+
+
+def _within(request: RequestTrace, task: TaskTrace, wait: Await) -> bool:
+    """Is it waited for by a task above that waits for a pool itself? Pools have tasks of their own, for their timeouts."""
+    above = request.tasks.get(task.parent) if task.parent else None
+    while above is not None:
+        if any(other.wait == Wait.POOL for other in _over(above, wait.start)):
+            return True
+        above = request.tasks.get(above.parent) if above.parent else None
+    return False
 
 
 def thread_queue(case: Case) -> Iterator[Finding]:
