@@ -93,6 +93,7 @@ from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.headers cimport raw_headers
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.lens cimport HANDLER_THREAD, Trace
+from fastserve.interfaces.asgi_event cimport tell_route
 from fastserve.protocol.request cimport BodyListener, Namespace, Request, RequestBody, path_bytes
 from fastserve.protocol.files cimport answer_of, send_answer
 from fastserve.protocol.response cimport FileResponse, Response, StreamingResponse, content_type_of
@@ -795,6 +796,8 @@ cdef class NativeHandler(Handler):
         if type(found) is Refusal and not self._chained and not self._exception_handlers:
             self._give_back(call)
             return _refuse(exchange, <Refusal>found)
+        if exchange.trace is not None and type(found) is Mount:
+            exchange.trace.route((<Mount>found).prefix + "/*", None)   # unless what is mounted there knows better
         if type(found) is Mount and (not self._chained or ((<Mount>found).asgi is not None and exchange.head().upgrade
                                                            and asks_for_websocket(exchange))):
             # Middleware and hooks are for requests: a WebSocket of a mounted application goes past them, as our own do.
@@ -1686,6 +1689,8 @@ async def _call_mounted(NativeCall call, Request request):
     if not answer.parts and not answer.complete:
         task.result()
         raise RuntimeError("the mounted application returned without sending a response")
+    if asgi is not None and call.trace is not None:
+        tell_route(call.trace, scope)   # who answers has found it
     status, headers = answer.started
     if answer.complete and len(answer.parts) == 1:
         whole = Response(answer.parts[0], status)

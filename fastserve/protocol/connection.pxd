@@ -70,6 +70,7 @@ cdef class Connection(Channel):
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int _receive_stamped(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int64_t _kernel_wait(self, int64_t now) except -2
+    cdef bint _wanted(self, Exchange exchange, const uint8_t *data)
     cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1
     cdef int _falls_behind(self) except -1
     cdef int _caught_up(self) except -1

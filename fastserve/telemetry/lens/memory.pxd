@@ -26,6 +26,7 @@ cdef enum LensKind:      # of an Event
     SWITCH = 18          # a mode, b sample
     RECEIVE = 19         # t, dur: the handler waited for bytes of the body
     ORPHAN = 20          # a text of a coroutine's name, b stack: nobody will hear what became of it
+    CONTEXT = 21         # b text of the request's traceparent
 
 cdef enum:               # flags of events
     BEGIN_FIRST = 1      # the first request of its connection

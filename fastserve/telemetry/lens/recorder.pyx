@@ -40,11 +40,12 @@ from libc.string cimport memcpy, memmove, memset
 
 from fastserve.protocol.board cimport FLIGHT_READY, FLIGHT_RUNNING, FLIGHT_WAITING, Flight
 from fastserve.protocol.lens cimport (
-    CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, KERNEL_KNOWN, RAISED, RETURNED, SUSPENDED, TRACING, WAS_CUT, WSGI_THREAD,
+    CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, KERNEL_KNOWN, OF_ARRIVAL, OF_HANDLER,
+    RAISED, RETURNED, SUSPENDED, TO_THE_END, TRACING, WAS_CUT, WSGI_THREAD,
 )
 from fastserve.protocol.timers cimport precise_now
 from fastserve.telemetry.lens.memory cimport (
-    BODY, BRACKET, BROKEN, BY_CALLBACK, BY_CANCEL, BY_SELF, BY_TASK, BY_THREAD, BY_TIMER, BY_UNKNOWN, CONN_ACCEPT, DRAIN, LENS_FULL,
+    BODY, BRACKET, BROKEN, BY_CALLBACK, BY_CANCEL, BY_SELF, BY_TASK, BY_THREAD, BY_TIMER, BY_UNKNOWN, CONN_ACCEPT, CONTEXT, DRAIN, LENS_FULL,
     LENS_SAMPLE, LENS_SLOW, MARK, ORPHAN, ORPHAN_DEFINED, ORPHAN_DESTROYED, ORPHAN_UNAWAITED, RECEIVE, REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SWITCH, TASK_AWAIT, TASK_END,
     TASK_POLL, TASK_SPAWN, THREAD_RUN, TIMER, WAIT_THREAD, WAIT_TIMER, WRAPPER, Header,
 )
@@ -72,6 +73,7 @@ cdef enum:               # how an awaitable tells what it waits for
     BY_TRAVERSE = 4
     IS_FUTURE_ITERATOR = 5
     IS_END = 6
+    STANDS_FOR = 7       # one of ours, in the place of a coroutine
 
 cdef extern from *:
     """
@@ -478,7 +480,10 @@ cdef class RequestTrace(Trace):
         except BaseException as error:
             self.recorder.broke(error)
 
-    cdef bytes timing(self):
+    cdef void parent(self, const uint8_t *text, size_t length) noexcept:
+        self.put(CONTEXT, precise_now(), 0, 0, 0, 0, self.recorder.area.request_text(text, length))
+
+    cdef bytes timing(self, unsigned parts_wanted):
         # Of the handler's task, up to now: its last slice may still be running. In ms, to a tenth: no clock for others.
         cdef TaskTrace root = self.root
         cdef int64_t busy = self.busy
@@ -490,13 +495,17 @@ cdef class RequestTrace(Trace):
                 busy += precise_now() - root.began
                 scheduled += root.began - root.ready
                 polls += 1
-            if self.in_kernel >= 0:
-                parts.append(f"kern;dur={self.in_kernel / 1e6:.1f}")
-            parts.append(f"parse;dur={self.parse / 1e6:.1f}")
-            if polls:
+            if parts_wanted & OF_ARRIVAL:
+                if self.in_kernel >= 0:
+                    parts.append(f"kern;dur={self.in_kernel / 1e6:.1f}")
+                parts.append(f"parse;dur={self.parse / 1e6:.1f}")
+            if parts_wanted & TO_THE_END:
+                parts.append(f"total;dur={(precise_now() - self.head_at) / 1e6:.1f}")
+            if polls and parts_wanted & OF_HANDLER:
                 parts.append(f"busy;dur={busy / 1e6:.1f}, sched;dur={scheduled / 1e6:.1f}, idle;dur={self.idle / 1e6:.1f}")
                 parts.append(f'polls;desc="{polls}"')
-            parts.append(f'fs;desc="{request_id(self.recorder.area.header.slot, self.request)}"')
+            if parts_wanted & OF_ARRIVAL:
+                parts.append(f'fs;desc="{request_id(self.recorder.area.header.slot, self.request)}"')
             return ", ".join(parts).encode()
         except BaseException as error:
             self.recorder.broke(error)
@@ -700,6 +709,9 @@ cdef class Recorder(Lens):
         except BaseException as error:
             self.broke(error)
             return None
+
+    cdef Trace here(self):
+        return None if self.current is None else self.current.of
 
     # --- the tasks of traced requests ---
 
@@ -1090,6 +1102,8 @@ cdef class Recorder(Lens):
                         count += 1
                     through = thing
                     thing = thing.cr_await
+                elif kind == STANDS_FOR:
+                    thing = thing.lens_coroutine
                 elif kind == BY_GI_YIELDFROM:
                     thing = thing.gi_yieldfrom
                 elif kind == BY_TRAVERSE:
@@ -1173,6 +1187,8 @@ cdef class Recorder(Lens):
             how = IS_FUTURE_ITERATOR
         elif isinstance(thing, Future):
             how = IS_END
+        elif hasattr(kind, "lens_coroutine"):
+            how = STANDS_FOR
         elif hasattr(kind, "cr_await"):
             how = BY_CR_AWAIT
         elif hasattr(kind, "gi_yieldfrom"):
@@ -1390,6 +1406,7 @@ def _warn_unawaited_coroutine(coro):
     cdef TaskTrace task
     loop = asyncio._get_running_loop()
     of = getattr(lens_thread, "trace", None)
+    of = getattr(of, "outer", of)   # of an application within another
     lens = (<RequestTrace>of).recorder if isinstance(of, RequestTrace) else getattr(loop, LOOP_ATTRIBUTE, None)
     if isinstance(lens, Recorder):
         self = <Recorder>lens

@@ -113,7 +113,13 @@ WAITS: dict[str, dict[str, Wait]] = {
     "websockets/": {"*": Wait.UPSTREAM},
     "aiosqlite/": {"*": Wait.THREAD},
     # --- ours, which are compiled and have no frame of their own but a name ---
-    "fastserve/interfaces/native": {"_in_pool": Wait.THREAD, "_threaded": Wait.THREAD},
+    "fastserve/interfaces/native": {"_in_pool": Wait.THREAD, "_threaded": Wait.THREAD, "_call_mounted": Wait.CHILDREN},
+    "fastserve/interfaces/relay": {"relay": Wait.CHILDREN},
+    # --- what answers by tasks of its own ---
+    "starlette/middleware/base.py": {
+        "BaseHTTPMiddleware.__call__.<locals>.call_next": Wait.CHILDREN,
+        "BaseHTTPMiddleware.__call__.<locals>.call_next.<locals>.body_stream": Wait.CHILDREN,
+    },
 }
 """Part of a file's path -> name of the function, or "*" for all others in it -> what it waits for. The first part that
 is found counts: more special ones stand first."""
