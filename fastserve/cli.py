@@ -211,10 +211,11 @@ COMMANDS: dict[str, Command] = {
     "otel": Command(
         look("otel"),
         "[TARGET]",
-        "send recorded requests as OpenTelemetry spans",
+        "send recorded requests as OpenTelemetry spans, and metrics",
         (
             ("--endpoint", "URL", "of an OTLP/HTTP collector (default: OTEL_EXPORTER_OTLP_ENDPOINT)"),
             ("--every", "SECONDS", "between two looks (default 2)"),
+            ("--metrics-every", "SECONDS", "between two exports of metrics (default 10; 0: none)"),
             ("--awaits", "", "a span for each wait as well"),
         ),
     ),

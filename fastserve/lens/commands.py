@@ -399,7 +399,10 @@ def otel(given: argparse.Namespace) -> int:
         _complain(text, 0)
 
     every = exporter.EVERY if given.every is None else max(0.1, given.every)
-    return exporter.export(target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=say)
+    metrics = exporter.METRICS_EVERY if given.metrics_every is None else max(0.0, given.metrics_every)
+    return exporter.export(
+        target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=say, metrics_every=metrics
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- learn

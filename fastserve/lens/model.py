@@ -290,6 +290,7 @@ class RequestTrace:
     marks: list[Mark] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)
+    traceparent: str = ""  # as the client has sent it, W3C Trace Context; "": it has not
     live: Live | None = None  # it was in flight when the recording was taken
     total: int = 0
     busy: int = 0  # handler time in which one of its tasks ran
@@ -529,6 +530,8 @@ class _Reader:
             request.marks.append(Mark(t, self._text(event.b), event.task))
         elif kind == Kind.TIMER:
             request.timers.append(Timer(t, event.dur, event.task))
+        elif kind == Kind.CONTEXT:
+            request.traceparent = self._text(event.b)
         elif kind == Kind.ORPHAN:
             request.orphans.append(self._orphan(event))
 
