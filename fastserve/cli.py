@@ -141,6 +141,7 @@ def look(name: str) -> Callable[[Sequence[str]], int]:
     return command
 
 
+REDACT = ("--redact", "", "to be shown to others: routes or hashes for paths, hashes for marks, no folders")
 IGNORE = ("--ignore", "CODE[:ROUTE]", "leave out a finding, everywhere or for a route: FS010, FS017:/events*")
 SOME = (
     ("--route", "PATTERN", "only requests of this route or path: '/items/*'"),
@@ -172,7 +173,7 @@ COMMANDS: dict[str, Command] = {
         look("explain"),
         "[TARGET] [WHICH]",
         "one request in sentences: where it waited, and for whom",
-        (*SOME, ("--no-source", "", "do not show the text of lines")),
+        (*SOME, ("--no-source", "", "do not show the text of lines"), REDACT),
     ),
     "trace": Command(
         look("trace"),
@@ -183,6 +184,7 @@ COMMANDS: dict[str, Command] = {
             *SOME,
             ("--with-source", "", "put the text of lines into the page"),
             ("--strip-paths", "", "leave out the folders of files"),
+            REDACT,
             IGNORE,
         ),
     ),
