@@ -324,12 +324,14 @@ static void gather(facts *f, fs_request_head *head, const uint8_t *data, const f
     case FS_FIELD_UPGRADE:
       if (len != 0) f->upgrade_field = true;
       break;
-    default:
+    default: /* forwarded, x-forwarded-* */
+      head->forwarded = true;
       break;
   }
 }
 
-_Static_assert(FS_FIELD_HOST >= 1 && FS_FIELD_UPGRADE == 6, "the framing fields come first in field_names.txt");
+_Static_assert(FS_FIELD_HOST == 1 && FS_FIELD_UPGRADE == 6 && FS_FIELD_FORWARDED == 7 && FS_FIELD_X_FORWARDED_PROTO == 12,
+               "the framing fields come first in field_names.txt, and then those of proxies");
 
 /* RFC 9112 3.2, 3.3: which target, which host. */
 static fs_error judge_target(fs_request_head *head, const uint8_t *data, const facts *f) {
@@ -374,7 +376,7 @@ static fs_error judge(fs_request_head *head, const uint8_t *data, const fs_field
   fs_error error;
   if (FS_UNLIKELY(head->version_major != 1)) return FS_E_VERSION_UNSUPPORTED; /* its rules are not ours to judge by */
   for (uint32_t i = 0; i < head->fields_count; i++)
-    if ((uint16_t)(fields[i].id - 1) < FS_FIELD_UPGRADE) gather(&f, head, data, &fields[i]);
+    if ((uint16_t)(fields[i].id - 1) < FS_FIELD_X_FORWARDED_PROTO) gather(&f, head, data, &fields[i]);
 
   if ((error = judge_target(head, data, &f)) != FS_E_NONE) return error;
   if ((error = judge_framing(head, &f)) != FS_E_NONE) return error;

@@ -55,6 +55,7 @@ typedef struct {
   bool keep_alive;     /* the peer wants the connection to persist (RFC 9112 9.3) */
   bool expect_continue;/* 100-continue is wanted: HTTP/1.1 and a body is announced */
   bool upgrade;        /* HTTP/1.1, Upgrade field, and the upgrade connection option */
+  bool forwarded;      /* a Forwarded or X-Forwarded-* field is there: who believes its sender looks at it */
   /* --- while parsing --- */
   uint8_t state;
   uint8_t leading;     /* empty lines skipped */

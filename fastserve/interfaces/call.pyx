@@ -31,6 +31,8 @@ from fastserve.protocol.board cimport Seat
 from fastserve.protocol.lens cimport CANCELLED, RAISED, Trace
 from fastserve.protocol.timers cimport precise_now
 
+from fastserve.protocol.tasks import tasks_by_loop
+
 cdef extern from "Python.h":
     ctypedef enum PySendResult:
         PYGEN_RETURN
@@ -159,26 +161,7 @@ for _name in ("_callbacks", "_coro", "_exception", "_loop", "_result", "_state")
 cdef object _new_task = Task.__new__
 
 
-cdef dict _tasks_by_loop():
-    # Up to 3.13 the current tasks are a dict by loop, which costs less to write than a call does. It is private: believed only if
-    # it is seen to work.
-    class Probe:
-        pass
-
-    found = getattr(tasks, "_current_tasks", None)
-    loop, task = Probe(), Probe()
-    if type(found) is not dict:
-        return None
-    try:
-        _enter_task(loop, task)
-        works = found.get(loop) is task
-        _leave_task(loop, task)
-        return found if works and loop not in found else None
-    except Exception:
-        return None
-
-
-cdef dict _current_tasks = _tasks_by_loop()
+cdef dict _current_tasks = tasks_by_loop()
 
 
 cdef inline Seat *_enter(Exchange exchange, int64_t *before) noexcept:

@@ -378,6 +378,7 @@ cdef class Mount:
     cdef str prefix
     cdef list segments       # bytes
     cdef bytes raw           # the prefix as bytes; "" takes everything
+    cdef str pattern         # what its requests are called, where nobody says more
 
     cdef bint takes(self, bytes path, bint escaped) except -1:
         cdef list segments
@@ -719,6 +720,7 @@ cdef class NativeHandler(Handler):
                 mount.app = app
                 mount.prefix = prefix
                 mount.raw = prefix.encode("utf-8")
+                mount.pattern = prefix + "/*"
                 mount.segments = mount.raw.split(b"/")[1:]
                 speaks = detect(app)
                 if interface == "wsgi":
@@ -797,7 +799,7 @@ cdef class NativeHandler(Handler):
             self._give_back(call)
             return _refuse(exchange, <Refusal>found)
         if exchange.trace is not None and type(found) is Mount:
-            exchange.trace.route((<Mount>found).prefix + "/*", None)   # unless what is mounted there knows better
+            exchange.trace.route((<Mount>found).pattern, None)   # unless what is mounted there knows better
         if type(found) is Mount and (not self._chained or ((<Mount>found).asgi is not None and exchange.head().upgrade
                                                            and asks_for_websocket(exchange))):
             # Middleware and hooks are for requests: a WebSocket of a mounted application goes past them, as our own do.

@@ -60,6 +60,8 @@ __all__ = [
 ]
 
 WAKERS = ("unknown", "task", "timer", "io", "thread", "cancel", "self")
+SPAWN_ROOT = 1
+POLL_SUSPENDED = 1
 OUTCOMES = ("", "suspended", "returned", "raised", "cancelled")
 THREADS = ("wsgi", "executor", "handler")
 NOTICED = ("unknown", "timer", "io", "thread")  # wakers that only a turn of the loop lets speak
@@ -479,6 +481,8 @@ class _Reader:
             outcome = OUTCOMES[flags] if flags < len(OUTCOMES) else ""
             task = self._task(request, event.task)
             task.polls.append(Poll(t, end, min(event.a, t) or t, outcome, self._stack(event.b)))
+            if flags > POLL_SUSPENDED:
+                task.ended, task.outcome = end, outcome
             self.lane.polls.append((t, end, request.id, event.task))
         elif kind == Kind.TASK_AWAIT:
             stack = self._stack(event.b)
@@ -504,7 +508,11 @@ class _Reader:
             request.body_messages_out += 1
         elif kind == Kind.TASK_SPAWN:
             task = self._task(request, event.task)
-            task.parent, task.name = event.b, self._text(event.a).rpartition("<locals>.")[2]
+            task.name = self._text(event.a).rpartition("<locals>.")[2]
+            if not flags & SPAWN_ROOT:
+                task.parent = event.b
+            elif event.b:
+                request.route = self._text(event.b)
             self.spawned.setdefault(request.number, {})[event.task] = t
         elif kind == Kind.TASK_END:
             task = self._task(request, event.task)

@@ -1,6 +1,6 @@
 """redact: a recording without what identifies somebody, to be shown to others.
 
-Room: the top. Called by: commands. Calls: recording, paths; telemetry (the layout of an area).
+Room: the top. Called by: commands. Calls: recording, model, paths; telemetry (the layout of an area).
 
 A path may hold a name, a number or a secret, and what a mark says is the application's; how long it took and on
 which line it waited is not. So a request is called by its route, which its application has written down before
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fastserve.lens.model import SPAWN_ROOT
 from fastserve.lens.paths import stripped
 from fastserve.lens.recording import Kind, Recording, WorkerRecording
 from fastserve.telemetry.lens.reading import CODE, ENTRY, EVENT, LIBRARY, TEXT, Area, Event, is_ours
@@ -54,9 +55,7 @@ def redacted(recording: Recording) -> Recording:
     workers: list[WorkerRecording] = []
     seats: list[dict[str, Any]] = []
     for worker, seat in zip(recording.workers, recording._seats, strict=True):
-        routes = {
-            event.request: worker.text(event.b) for event in worker.events if event.kind == Kind.ROUTE and event.b
-        }
+        routes = {event.request: worker.text(event.b) for event in worker.events if event.b and _tells_route(event)}
         area = None if worker.area is None else _area(worker, worker.area, routes, names)
         flights = [
             {**flight, "text": names.request(str(flight["text"]), routes.get(int(flight["request"])))}
@@ -67,10 +66,14 @@ def redacted(recording: Recording) -> Recording:
     return replace(recording, workers=workers, argv=recording.argv[:1] and ["fastserve"], _seats=seats)
 
 
+def _tells_route(event: Event) -> bool:
+    return event.kind == Kind.ROUTE or (event.kind == Kind.TASK_SPAWN and bool(event.flags & SPAWN_ROOT))
+
+
 def _area(worker: WorkerRecording, area: Area, routes: dict[int, str], names: _Names) -> Area:
     events = [Event._make(fields) for fields in EVENT.iter_unpack(area.ring)]
     marks = {event.b for event in events if event.kind == Kind.MARK}
-    kept = {event.b for event in events if event.kind in (Kind.ROUTE, Kind.THREAD_RUN, Kind.MARK)}
+    kept = {event.b for event in events if _tells_route(event) or event.kind in (Kind.THREAD_RUN, Kind.MARK)}
     kept |= {event.a for event in events if event.kind in (Kind.TASK_SPAWN, Kind.ORPHAN)}
     texts = bytearray()
     most = 0

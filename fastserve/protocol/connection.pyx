@@ -622,16 +622,19 @@ cdef class Connection(Channel):
         cdef fs_request_head *head = &self.conn.head
         cdef Arrival arrival
         cdef fs_field *parent
-        cdef uint8_t text[TRACED_TEXT]   # "METHOD /path": what is asked for stays the client's and ours
+        cdef uint8_t copy[TRACED_TEXT]   # "METHOD /path": what is asked for stays the client's and ours
+        cdef const uint8_t *text = data + head.method.off
         cdef size_t method = head.method.len
         cdef size_t path = head.parts.path.len
         if method > TRACED_TEXT - 1:
             method = TRACED_TEXT - 1
-        memcpy(text, data + head.method.off, method)
-        text[method] = 32
         if path > TRACED_TEXT - 1 - method:
             path = TRACED_TEXT - 1 - method
-        memcpy(text + method + 1, data + head.target.off + head.parts.path.off, path)
+        if head.target.off + head.parts.path.off != head.method.off + method + 1:   # absolute-form (RFC 9112 section 3.2.2)
+            memcpy(copy, text, method)
+            copy[method] = 32
+            memcpy(copy + method + 1, data + head.target.off + head.parts.path.off, path)
+            text = copy
         arrival.accepted = self._accepted_at
         arrival.first_byte = self._first_byte_at if self._first_byte_at else now
         arrival.head = now

@@ -177,6 +177,7 @@ cdef extern from "request.h" nogil:
         bint keep_alive
         bint expect_continue
         bint upgrade
+        bint forwarded
 
     void fs_request_head_init(fs_request_head *head)
     int fs_request_head_parse(fs_request_head *head, const uint8_t *data, size_t len, fs_field *fields,

@@ -91,8 +91,8 @@ cdef class Exchange:
         cdef fs_request_head *head
         if not self._forwarded_known and self.data != NULL and self.channel is not None:
             self._forwarded_known = True
-            if self.channel.trust is not None:
-                head = &self.channel.conn.head
+            head = &self.channel.conn.head
+            if head.forwarded and self.channel.trust is not None:
                 self._forwarded = forwarded_of(self.channel.trust, self.data, self.fields, head.fields_count,
                                                self.data + head.host.off, head.host.len)
         return self._forwarded

@@ -283,7 +283,7 @@ cdef bytes _with_port(const uint8_t *host, Py_ssize_t length, unsigned port, str
 
 cdef Forwarded forwarded_of(Trust trust, const uint8_t *data, const fs_field *fields, uint32_t count,
                             const uint8_t *own, Py_ssize_t own_length):
-    # Asked for each request of a trusted peer, and nearly always in vain for one that is no proxy: a tight loop.
+    # Asked for each request of a trusted peer that has any of these fields.
     cdef unsigned said = 0
     cdef const fs_field *field = fields
     cdef const fs_field *last = fields + count

@@ -31,6 +31,17 @@ from fastserve.errors import ConfigError
 
 logger = logging.getLogger("fastserve")
 
+cdef extern from *:
+    """
+    #include <string.h>
+    /* "METHOD target" of a request line: " HTTP/1.1" follows, so whole words may be read; there is room for them, too. */
+    static inline void fs_copy_line(uint8_t *out, const uint8_t *line, size_t length) {
+      size_t i;
+      for (i = 0; i < length; i += 8) memcpy(out + i, line + i, 8);
+    }
+    """
+    void fs_copy_line(uint8_t *out, const uint8_t *line, size_t length) noexcept nogil
+
 cdef object _Connection = None   # the class, imported when the first is made: it stands above this file
 cdef double TELL_SECONDS = 10.0  # between two warnings of a kind
 cdef bytes MAPPED = bytes(10) + b"\xff\xff"
@@ -392,7 +403,7 @@ cdef class Service(Host):
         length = head.target.off + head.target.len - head.method.off   # "GET /path", as it came
         if length > FLIGHT_TEXT:
             length = FLIGHT_TEXT
-        memcpy(self.seat.flights[index].text, data + head.method.off, length)
+        fs_copy_line(self.seat.flights[index].text, data + head.method.off, length)
         self.seat.flights[index].length = length
         self.seat.flights[index].request = 0  # nobody traces it, or the lens will say so
         self.seat.flights[index].since_ns = now

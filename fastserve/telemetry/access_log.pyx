@@ -240,7 +240,9 @@ cdef class AccessLog(Observer):
     cdef int _tell_peer(self, Exchange exchange) except -1:
         # Made once per connection, unless the peer is a proxy of ours, which may name a client with each request.
         cdef bytes text = exchange.channel.peer_text
-        cdef Forwarded said = exchange.forwarded() if exchange.channel.trust is not None else None
+        cdef Forwarded said = None
+        if self._facts.head != NULL and self._facts.head.forwarded:
+            said = exchange.forwarded()
         if said is not None and said.client is not None:
             text = self._named = _peer_text(said.client)
         elif text is None:

@@ -96,7 +96,6 @@ class Told:
             self.last[task] = (end, stack)
         else:
             self.last[task] = None
-            self.event(Kind.TASK_END, end, task=task, flags=flag)
         return self
 
     def wakes(self, at: float, by: str = "io", by_task: int = 0, task: int | None = None) -> Told:

@@ -7,6 +7,7 @@ import gc
 import importlib
 import importlib.metadata
 import inspect
+import re
 import socket
 import sys
 import threading
@@ -716,9 +717,12 @@ def test_no_slice_over_names_the_line(server: LensServer) -> None:
     get(server.url + "/sleeps")
     with pytest.raises(AssertionError) as caught:
         server.assert_no_slice_over(0.05)
-    text = str(caught.value)
-    assert text.startswith("nothing else could run on the loop for more than 50.0 ms:\n  GET /sleeps (w0-0002) ran 16")
-    assert text.endswith(f"at {HERE}:{line_of(sleeps, 'time.sleep')} (sleeps)")
+    said = re.fullmatch(
+        r"nothing else could run on the loop for more than 50\.0 ms:\n  GET /sleeps \(w0-0002\) ran (\d+) ms, at (.*)",
+        str(caught.value),
+    )
+    assert said is not None and int(said[1]) >= 160, caught.value
+    assert said[2] == f"{HERE}:{line_of(sleeps, 'time.sleep')} (sleeps)"
     server.assert_no_slice_over(5)
 
 

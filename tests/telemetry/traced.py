@@ -132,10 +132,16 @@ def decode(area: Area) -> tuple[dict[int, Request], list[Event]]:
             request.marks.append(texts[event.b])
         elif event.kind == Kind.TASK_SPAWN:
             assert task is None
-            request.tasks[event.task] = Task(event.task, event.b, texts[event.a], event.t)
+            root = event.flags & 1
+            request.tasks[event.task] = Task(event.task, 0 if root else event.b, texts[event.a], event.t)
+            if root and event.b:
+                request.route = texts[event.b]
         elif event.kind == Kind.TASK_POLL:
             assert task is not None
             task.slices.append(Slice(event.t, event.t + event.dur, event.a, event.flags, stacks.get(event.b)))
+            if event.flags > 1:
+                assert task.ended == 0
+                task.ended, task.outcome = event.t + event.dur, event.flags
         elif event.kind == Kind.TASK_AWAIT:
             assert task is not None
             stack = stacks.get(event.b)

@@ -3,21 +3,22 @@
 #
 # Called by: recorder.pyx, watchdog.pyx (write), process/lensfile.py (control). Calls: nothing.
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 cdef enum LensKind:      # of an Event
     REQUEST_BEGIN = 1    # t head complete, dur since its first byte was read, a ns in the kernel, b text, task connection
     CONN_ACCEPT = 2
-    ROUTE = 3            # b text
+    ROUTE = 3            # b text: one that was not known when the handler's task began
     BODY = 4             # a bytes of the request's body
     RESPONSE_HEAD = 5    # a status
     RESPONSE_BODY = 6    # a bytes
     DRAIN = 7            # t, dur: the peer did not take what we had
     REQUEST_END = 8      # dur since head complete, a status, b bytes of body
-    TASK_SPAWN = 9       # b parent task, a text of the coroutine's name
-    TASK_POLL = 10       # t, dur: one slice; a when it became ready, b stack where it was suspended
+    TASK_SPAWN = 9       # b parent task, a text of the coroutine's name; of the handler's own (SPAWN_ROOT): b text of the route
+    TASK_POLL = 10       # t, dur: one slice; a when it became ready, b stack where it was suspended; not suspended: its last
     TASK_AWAIT = 11      # t suspended, dur until it became ready, b stack, a waker
-    TASK_END = 12
+    TASK_END = 12        # of a task that has ended outside of its slices
     THREAD_RUN = 13      # t, dur: it ran; a when it was submitted, b text of the thread's name, task who waits
     STALL = 14           # t, dur: the loop did not turn; b stack, a requests in flight, and in the high half the text of what ran
     GC_PAUSE = 15        # t, dur; b generation, a collected
@@ -36,6 +37,7 @@ cdef enum:               # flags of events
     BEGIN_WEBSOCKET = 16
     BEGIN_WSGI = 32
     BODY_LAST = 1
+    SPAWN_ROOT = 1
     END_CUT = 1
     END_LEFT = 2         # the client went away
     END_FAILED = 4       # the handler raised, or did not answer
@@ -144,13 +146,18 @@ cdef extern from *:
     """
     #include <stdint.h>
     static inline void fs_lens_publish(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+    /* The ring is larger than a core's cache: what is written next is fetched while other things are done. */
+    static inline void fs_lens_expect(const void *line) { __builtin_prefetch(line, 1); }
     static inline uint32_t fs_lens_look(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
     """
     void fs_lens_publish(uint64_t *word, uint64_t value) noexcept nogil
+    void fs_lens_expect(const void *line) noexcept nogil
     uint32_t fs_lens_look(const uint32_t *word) noexcept nogil
 
 cdef enum:
     RING_EVENTS = 65536      # a power of two
+    EVENTS_AHEAD = 4
+    FAMILIAR = 64            # texts known by their address; a power of two
 
 
 cdef class LensMemory:
@@ -174,6 +181,8 @@ cdef class Area:
     cdef dict _texts             # str -> id
     cdef dict _codes             # code object -> id; they are kept alive, so that no other takes the address
     cdef dict _stacks            # (wait, (code id, line), ...) -> id
+    cdef PyObject *_familiar[FAMILIAR]        # by address: a text that was asked for; we hold it
+    cdef uint32_t _familiar_ids[FAMILIAR]
     cdef uint32_t *_recent_ids   # by hash: the last text of a request with it
     cdef bint collecting         # the garbage collector runs, as far as the watchdog has seen
 
@@ -191,7 +200,16 @@ cdef class Area:
         event.task = task
         event.b = b
         fs_lens_publish(&self.header.ring_head, head + 1)
+        fs_lens_expect(&self.ring[(head + EVENTS_AHEAD) & (RING_EVENTS - 1)])
 
+    cdef inline uint32_t familiar_id(self, str text) except? 0:
+        # As text_id(), of a text that comes again as the same object: the name of a function, a pattern.
+        cdef size_t at = <size_t><PyObject *>text >> 4 & (FAMILIAR - 1)
+        if self._familiar[at] == <PyObject *>text:
+            return self._familiar_ids[at]
+        return self._meet(text, at)
+
+    cdef uint32_t _meet(self, str text, size_t at) except? 0
     cdef uint32_t text_id(self, str text) except? 0
     cdef uint32_t code_id(self, object code) except? 0
     cdef uint32_t stack_id(self, int wait, tuple frames) except? 0   # ((code id, line), ...) from the outermost

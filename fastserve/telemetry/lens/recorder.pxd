@@ -1,6 +1,7 @@
 # Recorder: the Lens of one event loop. RequestTrace: one traced request; TaskTrace: one of its tasks.
 #
 # Called by: floor 1 and the wings through the door (protocol/lens.pxd); by the event loop, through the hooks. Calls: Area.
+cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 
@@ -18,6 +19,7 @@ cdef struct Place:           # of a task in the table
     PyObject *trace          # its TaskTrace; the table holds a reference
 
 
+@cython.final
 cdef class TaskTrace:
     cdef RequestTrace of
     cdef PyObject *task          # borrowed: `watch` tells when it goes
@@ -38,17 +40,26 @@ cdef class TaskTrace:
     cdef uint64_t waker
 
 
+cdef class Slab:
+    cdef Event *events
+    cdef int held, room
+
+    cdef bint add(self, Event *event) noexcept
+
+
+@cython.final
 cdef class RequestTrace(Trace):
     cdef Recorder recorder
     cdef TaskTrace root
     cdef int64_t head_at
     cdef bint is_over
     cdef bint muted              # it was not slow: nothing more is kept
-    cdef Event *slab             # mode slow: what is held back until it is known whether it is worth it; NULL: nothing is
-    cdef Event *owed             # the slab of one that was not slow, while its client may still take its time; or NULL
-    cdef int held, room
+    cdef bint straight           # events go to the ring, and nothing is added up: the usual case, asked first
+    cdef Slab slab               # mode slow: what is held back until it is known whether it is worth it; None: nothing is
+    cdef Slab owed               # that of one that was not slow, while its client may still take its time; or None
     cdef uint64_t stalls_before
     cdef Marker marker
+    cdef object pattern          # of its route, if that is known before its task
     cdef object handler          # whose name its task has; None: that of the coroutine
     cdef int64_t in_kernel       # before its first byte was read; -1: not known
     cdef int64_t parse           # from there to the end of its head
@@ -56,7 +67,14 @@ cdef class RequestTrace(Trace):
     cdef uint32_t polls
     cdef uint32_t first_task     # the number of the handler's task
 
-    cdef void put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept
+    cdef inline void put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept:
+        if self.straight:
+            self.recorder.area.event(kind, t, dur, self.request, flags, a, task, b)
+        else:
+            self._put(kind, t, dur, flags, a, task, b)
+
+    cdef void _put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept
+    cdef void _tell_route(self, object pattern) noexcept
     cdef void _hold(self, Event *event) noexcept
     cdef void _keep(self) noexcept
 
@@ -78,6 +96,7 @@ cdef class Hook:             # of a method of the loop
     cdef object original         # what we call: that, or the method
 
 
+@cython.final
 cdef class Recorder(Lens):
     cdef readonly Area area
     cdef readonly object loop
@@ -110,12 +129,13 @@ cdef class Recorder(Lens):
     cdef void broke(self, object error) noexcept
     cdef int _calibrate(self) except -1
     cdef int _switched(self) except -1
+    cdef bint _follow(self) noexcept
     cdef int _install(self) except -1
     cdef int _remove(self) except -1
     cdef TaskTrace find(self, PyObject *task)
     cdef int list_task(self, TaskTrace trace, object task) except -1
     cdef int forget(self, TaskTrace trace) noexcept
-    cdef TaskTrace new_task(self, RequestTrace of, str name, uint32_t parent, int64_t now)
+    cdef TaskTrace new_task(self, RequestTrace of, str name, uint32_t flags, uint32_t of_what, int64_t now)
     cdef void begin_slice(self, TaskTrace trace, int64_t now) noexcept
     cdef void end_slice(self, TaskTrace trace) noexcept
     cdef int suspended(self, TaskTrace trace, PyObject *coro, int64_t now) except -1

@@ -35,7 +35,7 @@ cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from fastserve.protocol.board cimport FLIGHT_READY, FLIGHT_RUNNING, FLIGHT_WAITING, Flight
@@ -46,12 +46,14 @@ from fastserve.protocol.lens cimport (
 from fastserve.protocol.timers cimport precise_now
 from fastserve.telemetry.lens.memory cimport (
     BODY, BRACKET, BROKEN, BY_CALLBACK, BY_CANCEL, BY_SELF, BY_TASK, BY_THREAD, BY_TIMER, BY_UNKNOWN, CONN_ACCEPT, CONTEXT, DRAIN, LENS_FULL,
-    LENS_SAMPLE, LENS_SLOW, MARK, ORPHAN, ORPHAN_DEFINED, ORPHAN_DESTROYED, ORPHAN_UNAWAITED, RECEIVE, REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SWITCH, TASK_AWAIT, TASK_END,
+    LENS_SAMPLE, LENS_SLOW, MARK, ORPHAN, ORPHAN_DEFINED, ORPHAN_DESTROYED, ORPHAN_UNAWAITED, RECEIVE,
+    REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SPAWN_ROOT, SWITCH, TASK_AWAIT, TASK_END,
     TASK_POLL, TASK_SPAWN, THREAD_RUN, TIMER, WAIT_THREAD, WAIT_TIMER, WRAPPER, Header,
 )
 
 from fastserve.protocol.lens import LOOP_ATTRIBUTE
 from fastserve.protocol.lens import thread as lens_thread
+from fastserve.protocol.tasks import tasks_by_loop
 from fastserve.telemetry.lens.reading import request_id
 from fastserve.telemetry.lens.waits import is_library, wait_of
 
@@ -177,6 +179,29 @@ cdef extern from *:
       return NULL;
     }
 
+    /* Borrowed: what a function, a bound method or a coroutine calls itself; NULL: it must be asked in Python. */
+    static inline PyObject *fs_name_of(PyObject *thing) {
+      if (PyMethod_Check(thing)) thing = PyMethod_GET_FUNCTION(thing);
+      if (PyFunction_Check(thing)) return ((PyFunctionObject *)thing)->func_qualname;
+    #if FS_KNOWS_FRAMES
+      if (PyCoro_CheckExact(thing)) return ((PyCoroObject *)thing)->cr_qualname;
+    #endif
+      return NULL;
+    }
+
+    /* Future.cancelled() of asyncio's own type, without a call through Python; NULL: it is not made as it is known to be. */
+    static PyTypeObject *fs_future_type;
+    static PyCFunction fs_future_cancelled;
+    static void fs_know_future(PyObject *type) {
+      PyObject *attributes = ((PyTypeObject *)type)->tp_dict;
+      PyObject *method = attributes == NULL ? NULL : PyDict_GetItemString(attributes, "cancelled"); /* borrowed; the type lives on */
+      fs_future_type = (PyTypeObject *)type;
+      if (method != NULL && Py_IS_TYPE(method, &PyMethodDescr_Type) && ((PyMethodDescrObject *)method)->d_method->ml_flags == METH_NOARGS)
+        fs_future_cancelled = ((PyMethodDescrObject *)method)->d_method->ml_meth;
+    }
+    static inline int fs_is_plain_future(PyObject *thing) { return fs_future_cancelled != NULL && Py_IS_TYPE(thing, fs_future_type); }
+    static inline PyObject *fs_plain_cancelled(PyObject *future) { return fs_future_cancelled(future, NULL); }
+
     static int fs_line_of(PyObject *code, int offset) { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
 
     /* as Cython writes it; in CPython the second is PyObject *const *, which is passed alike */
@@ -202,6 +227,10 @@ cdef extern from *:
     PyObject *fs_owner(object callback)
     ctypedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
     object fs_bind_call_soon(fs_call_soon function, object self)
+    PyObject *fs_name_of(object thing)
+    void fs_know_future(object kind)
+    bint fs_is_plain_future(object thing)
+    object fs_plain_cancelled(object future)
     int fs_line_of(PyObject *code, int offset)
 
 cdef extern from "Python.h":
@@ -219,6 +248,8 @@ if not fs_know_getters():
 cdef object Task = asyncio.Task
 cdef object Future = asyncio.Future
 cdef object _current_task = asyncio.current_task
+cdef dict _current_tasks = tasks_by_loop()
+fs_know_future(Future)
 cdef str ANYIO = "anyio._backends._asyncio"
 cdef str UNAWAITED = "_warn_unawaited_coroutine"
 cdef object _anyio_before = None    # what stood where our _run_sync stands now
@@ -283,12 +314,37 @@ cdef class Step:
 
 @cython.final
 @cython.no_gc
-cdef class RequestTrace(Trace):
-    def __dealloc__(self):
-        free(self.slab)
-        free(self.owed)
+cdef class Slab:
+    """Events of one request that are held back until it is known whether it is worth keeping them (mode slow)."""
 
-    cdef void put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept:
+    def __cinit__(self):
+        self.events = <Event *>malloc(SLAB_FIRST * sizeof(Event))
+        if self.events == NULL:
+            raise MemoryError
+        self.room = SLAB_FIRST
+
+    def __dealloc__(self):
+        free(self.events)
+
+    cdef bint add(self, Event *event) noexcept:
+        cdef Event *grown
+        if self.held == self.room:
+            if self.room >= SLAB_MAX:
+                return False
+            grown = <Event *>realloc(self.events, 2 * self.room * sizeof(Event))
+            if grown == NULL:
+                return False
+            self.events = grown
+            self.room *= 2
+        self.events[self.held] = event[0]
+        self.held += 1
+        return True
+
+
+@cython.final
+@cython.no_gc
+cdef class RequestTrace(Trace):
+    cdef void _put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept:
         cdef Event event
         if self.tells and task == self.first_task:
             if kind == TASK_POLL:
@@ -297,7 +353,7 @@ cdef class RequestTrace(Trace):
                 self.polls += 1
             elif kind == TASK_AWAIT:
                 self.idle += dur
-        if self.slab == NULL:
+        if self.slab is None:
             if not self.muted:
                 self.recorder.area.event(kind, t, dur, self.request, flags, a, task, b)
             return
@@ -312,35 +368,23 @@ cdef class RequestTrace(Trace):
         self._hold(&event)
 
     cdef void _hold(self, Event *event) noexcept:
-        cdef Event *grown
         if <int64_t>(event.t + event.dur) - self.head_at >= self.recorder.area.header.slow_ns and event.kind != REQUEST_BEGIN \
                 and event.kind != CONN_ACCEPT and event.kind != REQUEST_END:
             self._keep()   # it is slow already
             self.put(event.kind, event.t, event.dur, event.flags, event.a, event.task, event.b)
-            return
-        if self.held == self.room:
-            grown = NULL
-            if self.room < SLAB_MAX:
-                grown = <Event *>realloc(self.slab, 2 * self.room * sizeof(Event))
-            if grown == NULL:
-                self.recorder.area.header.dropped += 1
-                return
-            self.slab = grown
-            self.room *= 2
-        self.slab[self.held] = event[0]
-        self.held += 1
+        elif not self.slab.add(event):
+            self.recorder.area.header.dropped += 1
 
     cdef void _keep(self) noexcept:
         # What was held back goes to the ring, in order, and what comes goes there at once.
         cdef int i
         cdef Event *event
-        cdef Event *slab = self.slab
-        self.slab = NULL
-        for i in range(self.held):
-            event = &slab[i]
+        cdef Slab slab = self.slab
+        self.slab = None
+        self.straight = not self.tells
+        for i in range(slab.held):
+            event = &slab.events[i]
             self.recorder.area.event(event.kind, event.t, event.dur, event.request, event.flags, event.a, event.task, event.b)
-        self.held = 0
-        free(slab)
 
     # --- the connection ---
 
@@ -357,10 +401,10 @@ cdef class RequestTrace(Trace):
         self.put(RESPONSE_BODY, precise_now(), 0, 0, length, 0, 0)
 
     cdef void drained(self, int64_t since, int64_t now) noexcept:
-        if self.owed != NULL:
+        if self.owed is not None:
             if now - self.head_at < self.recorder.area.header.slow_ns:
                 return
-            self.slab, self.owed, self.muted = self.owed, NULL, False
+            self.slab, self.owed, self.muted = self.owed, None, False
             self._keep()   # it was the client who made it slow
         self.put(DRAIN, since, now - since, 0, 0, 0, 0)
 
@@ -373,23 +417,29 @@ cdef class RequestTrace(Trace):
         self.is_over = True
         if self.outcome == RAISED and (status >= 500 or flags & WAS_CUT):
             flags |= HANDLER_FAILED
-        if self.slab != NULL and (dur >= header.slow_ns or status >= 500 or flags & (WAS_CUT | HANDLER_FAILED)
+        if self.slab is not None and (dur >= header.slow_ns or status >= 500 or flags & (WAS_CUT | HANDLER_FAILED)
                                   or header.stall_since_ns or header.stalls != self.stalls_before):
             self._keep()
+        if self.pattern is not None and self.first_task == 0:
+            self._tell_route(self.pattern)   # it had no task that would have said so
         self.put(REQUEST_END, now, dur if dur > 0 else 0, flags, status, 0, sent if sent < 0xffffffffu else 0xffffffffu)
-        if self.slab != NULL:
-            self.owed, self.slab = self.slab, NULL
+        if self.slab is not None:
+            self.owed, self.slab = self.slab, None
             self.muted = True   # it was not slow; but its client may still take its time
         self.recorder.live -= 1
 
     # --- the handler ---
 
     cdef void route(self, object pattern, object handler) noexcept:
-        cdef uint32_t text
-        try:
+        if self.first_task == 0:
             self.handler = handler
-            text = self.recorder.area.text_id(pattern)
-            self.put(ROUTE, precise_now(), 0, 0, 0, 0, text)
+            self.pattern = pattern   # its task will say so
+        else:
+            self._tell_route(pattern)
+
+    cdef void _tell_route(self, object pattern) noexcept:
+        try:
+            self.put(ROUTE, precise_now(), 0, 0, 0, 0, self.recorder.area.familiar_id(pattern))
         except BaseException as error:
             self.recorder.broke(error)
 
@@ -399,17 +449,22 @@ cdef class RequestTrace(Trace):
         cdef int64_t now = precise_now()
         if recorder.broken:
             return
-        try:
-            if root is None:
-                if coro is None:
-                    return   # it has ended, and still takes steps
-                root = self.root = recorder.new_task(self, _name_of(coro if self.handler is None else self.handler), 0, now)
-                self.handler = None
-                root.ready = now
-                self.first_task = root.number
+        if root is not None:
             recorder.begin_slice(root, now)
+            return
+        if coro is None:
+            return   # it has ended, and still takes steps
+        try:
+            root = self.root = recorder.new_task(
+                self, _name_of(coro if self.handler is None else self.handler), SPAWN_ROOT,
+                0 if self.pattern is None else recorder.area.familiar_id(self.pattern), now)
         except BaseException as error:
             recorder.broke(error)
+            return
+        self.handler = None
+        root.ready = now
+        self.first_task = root.number
+        recorder.begin_slice(root, now)
 
     cdef void suspend(self, object coro, object yielded) noexcept:
         cdef Recorder recorder = self.recorder
@@ -429,7 +484,7 @@ cdef class RequestTrace(Trace):
             if yielded is None:
                 root.handed = True   # nothing is handed back: asyncio's first step is the next slice
                 recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)
-            elif recorder.bracketed and isinstance(yielded, Future):
+            elif recorder.bracketed and (fs_is_plain_future(yielded) or isinstance(yielded, Future)):
                 marker = Marker.__new__(Marker)
                 marker.trace = root
                 self.marker = marker
@@ -512,6 +567,20 @@ cdef class RequestTrace(Trace):
             return None
 
 
+cdef PyObject *_running(object loop) except? NULL:
+    # Borrowed: the task that runs there; NULL: none does.
+    if _current_tasks is not None:
+        return PyDict_GetItemWithError(_current_tasks, loop)
+    task = _current_task(loop)
+    return NULL if task is None else <PyObject *>task   # the loop holds it
+
+
+cdef bint _is_cancelled(object thing) except -1:
+    if fs_is_plain_future(thing):
+        return fs_plain_cancelled(thing) is True
+    return isinstance(thing, Future) and thing.cancelled()
+
+
 cdef void _show(TaskTrace trace, unsigned state, int64_t now) noexcept:
     # On the board, for whoever looks at what is in flight.
     cdef Flight *flight = trace.of.flight
@@ -522,6 +591,9 @@ cdef void _show(TaskTrace trace, unsigned state, int64_t now) noexcept:
 
 
 cdef str _name_of(object coro):
+    cdef PyObject *known = fs_name_of(coro)
+    if known != NULL:
+        return <str><object>known
     name = getattr(coro, "__qualname__", None) or getattr(coro, "__name__", None)
     return name if type(name) is str else type(coro).__qualname__
 
@@ -644,7 +716,7 @@ cdef class Recorder(Lens):
             trace.end()
             trace.over(200, 0, precise_now())
         self.tasks = tasks
-        header.cost_ns = (precise_now() - began) // TRIALS + 8 * EVENT_NS
+        header.cost_ns = (precise_now() - began) // TRIALS + 5 * EVENT_NS
         return 0
 
     cdef int _switched(self) except -1:
@@ -662,17 +734,21 @@ cdef class Recorder(Lens):
 
     cdef bint wants(self) noexcept:
         cdef Header *header = self.area.header
-        if self.broken:
+        if self.switches != header.switches and not self._follow():
             return False
-        try:
-            if self.switches != header.switches:
-                self._switched()
-        except BaseException as error:
-            self.broke(error)
+        if self.broken:
             return False
         if header.mode == LENS_SAMPLE:
             self.seen += 1
             return header.sample <= 1 or (self.seen - 1) % header.sample == 0
+        return True
+
+    cdef bint _follow(self) noexcept:
+        try:
+            self._switched()
+        except BaseException as error:
+            self.broke(error)
+            return False
         return True
 
     cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival):
@@ -687,6 +763,7 @@ cdef class Recorder(Lens):
             trace.recorder = self
             trace.head_at = arrival.head
             trace.tells = self.server_timing
+            trace.straight = not trace.tells and mode != LENS_SLOW
             trace.in_kernel = arrival.in_kernel if arrival.flags & KERNEL_KNOWN else -1
             trace.parse = arrival.head - first if arrival.head > first else 0
             self.requests += 1
@@ -694,10 +771,7 @@ cdef class Recorder(Lens):
                 self.requests = 1
             trace.request = self.requests
             if mode == LENS_SLOW:
-                trace.room = SLAB_FIRST
-                trace.slab = <Event *>calloc(SLAB_FIRST, sizeof(Event))
-                if trace.slab == NULL:
-                    raise MemoryError
+                trace.slab = Slab.__new__(Slab)
                 trace.stalls_before = header.stalls
             self.live += 1
             header.traced += 1
@@ -789,7 +863,8 @@ cdef class Recorder(Lens):
         Py_DECREF(trace)
         return 0
 
-    cdef TaskTrace new_task(self, RequestTrace of, str name, uint32_t parent, int64_t now):
+    cdef TaskTrace new_task(self, RequestTrace of, str name, uint32_t flags, uint32_t of_what, int64_t now):
+        # of_what: the number of its parent; with SPAWN_ROOT the text of the route.
         cdef TaskTrace trace = TaskTrace.__new__(TaskTrace)
         trace.of = of
         self.tasks += 1
@@ -797,7 +872,7 @@ cdef class Recorder(Lens):
             self.tasks = 1
         trace.number = self.tasks
         self.live += 1
-        of.put(TASK_SPAWN, now, 0, 0, self.area.text_id(name), trace.number, parent)
+        of.put(TASK_SPAWN, now, 0, flags, self.area.familiar_id(name), trace.number, of_what)
         return trace
 
     cdef void begin_slice(self, TaskTrace trace, int64_t now) noexcept:
@@ -903,7 +978,8 @@ cdef class Recorder(Lens):
         if trace.running:
             self._leave(trace, now)
             trace.of.put(TASK_POLL, trace.began, now - trace.began, outcome, trace.ready, trace.number, 0)
-        trace.of.put(TASK_END, now, 0, outcome, 0, trace.number, 0)
+        else:
+            trace.of.put(TASK_END, now, 0, outcome, 0, trace.number, 0)
         self.forget(trace)
 
     # --- the hook ---
@@ -937,8 +1013,9 @@ cdef class Recorder(Lens):
 
     cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0:
         cdef TaskTrace current = self.current
+        cdef PyObject *running
         cdef uint64_t by = 0 if current is None else current.number
-        if future is not None and isinstance(future, Future) and future.cancelled():
+        if future is not None and _is_cancelled(future):
             return <uint64_t>BY_CANCEL << 32 | by
         if current is trace:
             return <uint64_t>BY_SELF << 32 | by
@@ -950,10 +1027,10 @@ cdef class Recorder(Lens):
             return <uint64_t>BY_TIMER << 32
         if trace.wait == WAIT_THREAD:
             return <uint64_t>BY_THREAD << 32
-        running = _current_task(self.loop)
-        if running is None:
+        running = _running(self.loop)
+        if running == NULL:
             return <uint64_t>BY_CALLBACK << 32
-        if <PyObject *>running == trace.task:
+        if running == trace.task:
             return <uint64_t>BY_SELF << 32 | trace.number   # what it waits for was done already
         return <uint64_t>BY_TASK << 32   # one that is not traced
 
@@ -961,7 +1038,7 @@ cdef class Recorder(Lens):
         # A task was started by one that is traced: it belongs to the same request.
         cdef TaskTrace parent = self.current
         cdef object coro = task.get_coro()
-        cdef TaskTrace trace = self.new_task(parent.of, _name_of(coro), parent.number, now)
+        cdef TaskTrace trace = self.new_task(parent.of, _name_of(coro), 0, parent.number, now)
         trace.coro = <PyObject *>coro
         trace.suspended = trace.ready = now
         self.list_task(trace, task)
@@ -1092,7 +1169,7 @@ cdef class Recorder(Lens):
                 count += 1
                 thing = fs_awaited(thing)
             else:
-                kind = self._kind_of(thing)
+                kind = IS_FUTURE_ITERATOR if <PyObject *>Py_TYPE(thing) == <PyObject *>FutureIterator else self._kind_of(thing)
                 if kind == BY_CR_AWAIT:
                     code = getattr(thing, "cr_code", None)
                     if code is not None:
@@ -1235,7 +1312,8 @@ cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t coun
         self.broke(error)
         instead = callback
     if instead is callback:
-        if self.current is None or count != 2 or type(callback) is Because or not isinstance(<object>arguments[1], Future):
+        if self.current is None or count != 2 or type(callback) is Because or not (
+                fs_is_plain_future(<object>arguments[1]) or isinstance(<object>arguments[1], Future)):
             return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
         # What a task has completed tells others of it: gather() and TaskGroup wake up who waits for it.
         instead = _because(self, callback)
