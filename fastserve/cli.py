@@ -180,6 +180,7 @@ def look(name: str) -> Callable[[Sequence[str]], int]:
     return command
 
 
+REDACT = ("--redact", "", "to be shown to others: routes or hashes for paths, hashes for marks, no folders")
 IGNORE = ("--ignore", "CODE[:ROUTE]", "leave out a finding, everywhere or for a route: FS010, FS017:/events*")
 SOME = (
     ("--route", "PATTERN", "only requests of this route or path: '/items/*'"),
@@ -219,7 +220,7 @@ COMMANDS: dict[str, Command] = {
         look("explain"),
         "[TARGET] [WHICH]",
         "one request in sentences: where it waited, and for whom",
-        (*SOME, ("--no-source", "", "do not show the text of lines")),
+        (*SOME, ("--no-source", "", "do not show the text of lines"), REDACT),
         "WHICH is the id of a request (w1-0a31), `last` (that ended) or `slowest` (the default).",
     ),
     "trace": Command(
@@ -231,6 +232,7 @@ COMMANDS: dict[str, Command] = {
             *SOME,
             ("--with-source", "", "put the text of lines into the page"),
             ("--strip-paths", "", "leave out the folders of files"),
+            REDACT,
             IGNORE,
         ),
     ),
@@ -262,10 +264,11 @@ COMMANDS: dict[str, Command] = {
     "otel": Command(
         look("otel"),
         "[TARGET]",
-        "send recorded requests as OpenTelemetry spans",
+        "send recorded requests as OpenTelemetry spans, and metrics",
         (
             ("--endpoint", "URL", "of an OTLP/HTTP collector (default: OTEL_EXPORTER_OTLP_ENDPOINT)"),
             ("--every", "SECONDS", "between two looks (default 2)"),
+            ("--metrics-every", "SECONDS", "between two exports of metrics (default 10; 0: none)"),
             ("--awaits", "", "a span for each wait as well"),
         ),
     ),

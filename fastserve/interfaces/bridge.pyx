@@ -17,15 +17,17 @@ import weakref
 from urllib.parse import quote
 
 from fastserve.interfaces.call cimport HandlerCall
-from fastserve.interfaces.relay cimport HELD_MAX, RelayChannel, RelayExchange, open_head
+from fastserve.interfaces.relay cimport HELD_MAX, RelayChannel, RelayExchange, open_head, within
 from fastserve.protocol.core cimport FS_BODY_NONE, FS_DONE, FS_MORE, fs_error, fs_error_info
 from fastserve.protocol.hooks cimport Handler
+from fastserve.protocol.lens cimport Lens
 from fastserve.protocol.request cimport Namespace, RequestBody
 
 from fastserve.errors import ClientDisconnected, LocalProtocolError
 from fastserve.interfaces.lifespan import Lifespan
 from fastserve.interfaces.native import NativeHandler
 from fastserve.interfaces.relay import relay
+from fastserve.protocol.lens import LOOP_ATTRIBUTE
 
 __all__ = ["Bridge"]
 
@@ -147,6 +149,9 @@ async def _serve(Handler handler, scope, receive, send, state):
     cdef object reading = None
     if not exchange.ended:
         # Per call, for outer middleware may have put there what belongs to this request alone.
+        lens = getattr(channel.loop, LOOP_ATTRIBUTE, None)
+        if lens is not None:   # the outer server is ours
+            exchange.trace = within((<Lens?>lens).here(), scope.get("root_path") or "")
         exchange.request()._state = Namespace(scope.get("state", state))
         handler.run_in(channel.loop, contextvars.copy_context())
         handler.handle(exchange)

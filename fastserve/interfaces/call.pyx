@@ -494,6 +494,11 @@ cdef class HandlerCall(Call):
         return None if self.coro is None else self.coro.cr_await
 
     @property
+    def lens_coroutine(self):
+        """For the lens: the handler's coroutine, in whose place this one stands."""
+        return self.coro
+
+    @property
     def cr_frame(self):
         return getattr(self.coro, "cr_frame", None)
 

@@ -93,6 +93,7 @@ from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.headers cimport raw_headers
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.lens cimport HANDLER_THREAD, Trace
+from fastserve.interfaces.asgi_event cimport tell_route
 from fastserve.protocol.request cimport BodyListener, Namespace, Request, RequestBody, path_bytes
 from fastserve.protocol.files cimport answer_of, send_answer
 from fastserve.protocol.response cimport FileResponse, Response, StreamingResponse, content_type_of
@@ -377,6 +378,7 @@ cdef class Mount:
     cdef str prefix
     cdef list segments       # bytes
     cdef bytes raw           # the prefix as bytes; "" takes everything
+    cdef str pattern         # what its requests are called, where nobody says more
 
     cdef bint takes(self, bytes path, bint escaped) except -1:
         cdef list segments
@@ -718,6 +720,7 @@ cdef class NativeHandler(Handler):
                 mount.app = app
                 mount.prefix = prefix
                 mount.raw = prefix.encode("utf-8")
+                mount.pattern = prefix + "/*"
                 mount.segments = mount.raw.split(b"/")[1:]
                 speaks = detect(app)
                 if interface == "wsgi":
@@ -795,6 +798,8 @@ cdef class NativeHandler(Handler):
         if type(found) is Refusal and not self._chained and not self._exception_handlers:
             self._give_back(call)
             return _refuse(exchange, <Refusal>found)
+        if exchange.trace is not None and type(found) is Mount:
+            exchange.trace.route((<Mount>found).pattern, None)   # unless what is mounted there knows better
         if type(found) is Mount and (not self._chained or ((<Mount>found).asgi is not None and exchange.head().upgrade
                                                            and asks_for_websocket(exchange))):
             # Middleware and hooks are for requests: a WebSocket of a mounted application goes past them, as our own do.
@@ -1686,6 +1691,8 @@ async def _call_mounted(NativeCall call, Request request):
     if not answer.parts and not answer.complete:
         task.result()
         raise RuntimeError("the mounted application returned without sending a response")
+    if asgi is not None and call.trace is not None:
+        tell_route(call.trace, scope)   # who answers has found it
     status, headers = answer.started
     if answer.complete and len(answer.parts) == 1:
         whole = Response(answer.parts[0], status)

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 from fastserve.protocol.channel cimport Channel
 from fastserve.protocol.core cimport fs_field
 from fastserve.protocol.exchange cimport Exchange
+from fastserve.protocol.lens cimport Trace
 from fastserve.protocol.request cimport Request
 
 cdef enum:
@@ -34,10 +35,17 @@ cdef class RelayExchange(Exchange):
     cdef int event(self, object data, bint more) except -1
 
 
+cdef class RelayTrace(Trace):
+    # Of an application that answers within another's request: what there is to tell about it is told of that request.
+    cdef readonly Trace outer
+    cdef str root                  # where it is mounted
+
+
 cdef enum:
     FAILED = 1000   # no answer of the parser: an exception was raised
 
 # Read `head` into the exchange: what fs_request_head_parse says of it.
 cdef int open_head(RelayExchange exchange, RelayChannel channel, bytes head, object loop) except? FAILED
 # Another exchange for a request that is in hand already.
+cdef RelayTrace within(Trace outer, str root)   # None, if `outer` is
 cdef RelayExchange again(Request request, Channel origin, object loop)

@@ -247,6 +247,32 @@ cdef class RelayExchange(Exchange):
         return self.channel.flush()
 
 
+cdef class RelayTrace(Trace):
+    """The trace of a request, for an application that answers it within another one.
+
+    Its handler's task is a child of the outer one and seen as such; so it is told of the route and of threads only.
+    """
+
+    cdef void route(self, object pattern, object handler) noexcept:
+        self.outer.route(self.root + pattern, None)
+
+    cdef void ran(self, int64_t submitted, int64_t began, unsigned whose) noexcept:
+        self.outer.ran(submitted, began, whose)
+
+    cdef void mark(self, str text) noexcept:
+        self.outer.mark(text)
+
+
+cdef RelayTrace within(Trace outer, str root):
+    cdef RelayTrace trace
+    if outer is None:
+        return None
+    trace = RelayTrace.__new__(RelayTrace)
+    trace.outer = (<RelayTrace>outer).outer if type(outer) is RelayTrace else outer
+    trace.root = root
+    return trace
+
+
 # ------------------------------------------------------------------------------------------------- how to make one
 
 
@@ -282,6 +308,7 @@ cdef RelayExchange again(Request request, Channel origin, object loop):
     if origin.id_field is not None:   # one request has one id
         channel.id_field = origin.id_field
         exchange._id = (<Exchange>request._exchange).id()
+    exchange.trace = within((<Exchange>request._exchange).trace, "")
     exchange.body = request._body
     if request._whole_body is not None and request._body is not None:
         body = exchange.body = RequestBody.__new__(RequestBody)

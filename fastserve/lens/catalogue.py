@@ -135,10 +135,10 @@ CATALOGUE: dict[str, Rule] = {
         Rule(
             "FS013",
             "orphan-task",
-            "a task of a request still ran long after its response",
+            "a task of a request outlived its response, or was lost",
             "await it, use a TaskGroup, or give it to the lifespan if it is to live on",
             "measured",
-            "3 s after: three such tasks, or one after 30 s",
+            "3 s after: three such tasks, or one after 30 s; one destroyed while pending; a coroutine never awaited",
         ),
         Rule(
             "FS014",

@@ -26,6 +26,7 @@ from fastserve.lens.explain import nothing_recorded
 from fastserve.lens.findings import find, parse_ignored
 from fastserve.lens.model import Model, RequestTrace, build, place
 from fastserve.lens.recording import Recording, request_id, running, switch
+from fastserve.lens.redact import redacted
 from fastserve.lens.top import Top, plain
 from fastserve.lens.wording import WAITS_FOR, count, duration
 from fastserve.process import lensfile
@@ -162,14 +163,15 @@ def explain(given: argparse.Namespace) -> int:
     first, second = _words(given, 2)
     if first and not second and (first.lower() in WHICH or _is_id(first)):
         first, second = "", first
-    model = _filtered(build(Recording.take(first or None)), given)
+    model = _chosen(Recording.take(first or None), given)
     if not model.requests:
         return _complain(_nothing(model, given), NOTHING)
     which = second or "slowest"
     if model.find(which) is None:
         some = ", ".join(one.id for one in model.requests[-3:])
         return _complain(f"no request {which!r} is recorded; there are {some}, `last` and `slowest`", NOTHING)
-    sys.stdout.write(told(model, which, source=not given.no_source, paint=painter(sys.stdout), width=_width()))
+    source = not (given.no_source or given.redact)
+    sys.stdout.write(told(model, which, source=source, paint=painter(sys.stdout), width=_width()))
     return 0
 
 
@@ -183,6 +185,16 @@ def _nothing(model: Model, given: argparse.Namespace) -> str:
     if any((given.route, given.slower, given.last)) and any(worker.events for worker in recording.workers):
         return f"no recorded request of {recording.name} is like that"
     return nothing_recorded(recording)
+
+
+def _chosen(recording: Recording, given: argparse.Namespace) -> Model:
+    """What is asked for of a recording. With --redact it is chosen by its old name, and has a new one."""
+    model = _filtered(build(recording), given)
+    if not given.redact:
+        return model
+    ids = {one.id for one in model.requests}
+    hidden = build(redacted(recording))
+    return replace(hidden, requests=[one for one in hidden.requests if one.id in ids])
 
 
 def _filtered(model: Model, given: argparse.Namespace) -> Model:
@@ -210,27 +222,34 @@ def trace(given: argparse.Namespace) -> int:
         raise ConfigError(
             f"-o: {path!r} must end in .html, .json (for Perfetto) or .fsx (to read again)", exit_code=USAGE
         )
+    if given.redact and given.with_source:
+        raise ConfigError("--redact leaves the source out, which --with-source asks for", exit_code=USAGE)
     recording = Recording.take(target or None)
     if suffix == ".fsx":
-        recording.save(path)
-        print(f"{path}: all of it, as it is; every command reads it")
+        (redacted(recording) if given.redact else recording).save(path)
+        what = "redacted; it holds names of functions" if given.redact else "all of it, as it is"
+        print(f"{path}: {what}; every command reads it")
         return 0
-    model = _filtered(build(recording), given)
+    model = _chosen(recording, given)
     if not model.requests:
         return _complain(_nothing(model, given), NOTHING)
     if suffix == ".html":
         from fastserve.lens import page
 
         found = find(model, ignored=parse_ignored(given.ignore))
-        text = page.render(model, with_source=given.with_source, strip_paths=given.strip_paths, findings=found)
+        text = page.render(
+            model, with_source=given.with_source, strip_paths=given.strip_paths or given.redact, findings=found
+        )
     else:
         from fastserve.lens import perfetto
 
-        text = perfetto.render(model, strip_paths=given.strip_paths)
+        text = perfetto.render(model, strip_paths=given.strip_paths or given.redact)
     _write(path, text)
+    if given.redact:
+        print("paths of requests are routes or hashes in it, marks are hashes")
     inside = (
         "names of functions"
-        if given.strip_paths
+        if given.strip_paths or given.redact
         else "paths of files and names of functions (--strip-paths leaves paths out)"
     )
     print(f"{path}: {count(len(model.requests), 'request')}; it holds {inside}")
@@ -383,7 +402,10 @@ def otel(given: argparse.Namespace) -> int:
     from fastserve.lens import otel as exporter  # late: an extra
 
     every = exporter.EVERY if given.every is None else max(0.1, given.every)
-    return exporter.export(target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=_say)
+    metrics = exporter.METRICS_EVERY if given.metrics_every is None else max(0.0, given.metrics_every)
+    return exporter.export(
+        target, endpoint=given.endpoint or "", every=every, awaits=given.awaits, say=_say, metrics_every=metrics
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- learn

@@ -67,6 +67,7 @@ class Step:
     start: int = 0
     late: int = 0  # of ns, at most: the runtime's
     exact: bool = False  # just so much, not at most
+    ran: int = 0  # of ns: the tasks that were waited for ran, so it is the code's
     times: int = 1
     details: list[str] = field(default_factory=list)
     key: tuple[object, ...] = ()  # equal ones that follow each other are told once
@@ -263,6 +264,7 @@ class _Teller:
             step.exact = one.exact
         if one.wait == Wait.CHILDREN:
             step.details += self.children(task, one.start, until)
+            step.ran = self.ran(task, one.start, until)
             late, hold, child, exact = self.inherited(task, one.start, until)
             if late >= WORTH_NS and hold is not None and child is not None:
                 step.late, step.exact = late, exact
@@ -358,12 +360,30 @@ class _Teller:
         _, hold, child, _ = max(parts, key=lambda part: part[0])
         return sum(part[0] for part in parts), hold, child, all(part[3] for part in parts)
 
+    def ran(self, parent: TaskTrace, start: int, until: int) -> int:
+        """How long other tasks of the request ran in that time; one loop runs one at a time."""
+        found = 0
+        for task in self.request.tasks.values():
+            if task is not parent:
+                found += sum(max(0, min(poll.end, until) - max(poll.start, start)) for poll in task.polls)
+        return min(found, max(0, until - start))
+
+    def below(self, task: TaskTrace, parent: TaskTrace) -> bool:
+        """Was it started by `parent`, or by one that was?"""
+        seen = {task.id}
+        while task.parent and task.parent in self.request.tasks and task.parent not in seen:
+            if task.parent == parent.id:
+                return True
+            seen.add(task.parent)
+            task = self.request.tasks[task.parent]
+        return False
+
     def children(self, parent: TaskTrace, start: int, until: int) -> list[str]:
-        """What the tasks did that are waited for, the longest first."""
+        """What the tasks did that are waited for, and those that these wait for: the longest first."""
         found = [
             task
             for task in self.request.tasks.values()
-            if task.parent == parent.id and task.started < until and (task.ended is None or task.ended > start)
+            if self.below(task, parent) and task.started < until and (task.ended is None or task.ended > start)
         ]
         found.sort(key=lambda task: (task.started - (task.ended or until), task.id))
         lines = []
@@ -426,6 +446,7 @@ def _gathered(told: list[Step]) -> list[Step]:
                 same = found[-back]
                 same.ns += step.ns
                 same.late += step.late
+                same.ran += step.ran
                 same.times += 1
                 break
         else:
@@ -513,7 +534,10 @@ def _belongs(told: list[Step], paint: Paint, width: int) -> list[str]:
     for owner, name in OWNERS:
         mine = [(at, step) for at, step in enumerate(told, 1) if step.owner == owner]
         numbers = [str(at) for at, step in mine if step.ns >= 1000]
-        ns = sum(step.ns - (step.late if step.exact else 0) for _, step in mine)
+        ns = sum(max(0, step.ns - step.ran - (step.late if step.exact else 0)) for _, step in mine)
+        if owner == "code":
+            ns += sum(step.ran for step in told)
+            numbers += [f"part of {at}" for at, step in enumerate(told, 1) if step.ran >= WORTH_NS]
         if owner == "runtime":
             ns += known
             numbers += [f"part of {at}" for at, step in enumerate(told, 1) if step.late >= WORTH_NS]
@@ -542,6 +566,12 @@ def _ending(model: Model, request: RequestTrace, width: int) -> list[str]:
         assert request.end is not None
         after = task.polls[-1].end - request.end
         lines.append(f"Task {task.id} ({task.name}) still ran {duration(after)} after the response.")
+    for lost in request.orphans[:3]:
+        where = place(lost.stack)
+        at = (f"; it begins at {where}" if lost.defined else f" ({where})") if where else ""
+        kind = "Task" if lost.what == "destroyed" else "Coroutine"
+        became = "was destroyed while it was pending" if lost.what == "destroyed" else "was never awaited"
+        lines.append(f"{kind} {lost.name}() {became}{at}.")
     marks = [f"{mark.text!r} at {milliseconds(max(0, mark.at - request.start))} ms" for mark in request.marks[:8]]
     if marks:
         lines += _wrapped(f"Marks: {', '.join(marks)}.", width)

@@ -42,6 +42,7 @@ __all__ = [
     "Lane",
     "Mark",
     "Model",
+    "Orphan",
     "Poll",
     "RequestTrace",
     "Span",
@@ -224,6 +225,18 @@ class Mark:
 
 
 @dataclass(slots=True)
+class Orphan:
+    """A task or coroutine that nobody will hear of."""
+
+    at: int
+    what: str  # "destroyed": a task, while it was pending | "unawaited": a coroutine that never began
+    name: str
+    stack: Stack | None  # where the task waited; where the coroutine was dropped, or, `defined`, where its code begins
+    defined: bool = False
+    task: int = 0
+
+
+@dataclass(slots=True)
 class Timer:
     """A timer that ran `late` ns after it was due."""
 
@@ -278,6 +291,8 @@ class RequestTrace:
     receives: list[Span] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
+    orphans: list[Orphan] = field(default_factory=list)
+    traceparent: str = ""  # as the client has sent it, W3C Trace Context; "": it has not
     live: Live | None = None  # it was in flight when the recording was taken
     total: int = 0
     busy: int = 0  # handler time in which one of its tasks ran
@@ -318,6 +333,7 @@ class Lane:
     polls: list[tuple[int, int, str, int]] = field(default_factory=list)  # start, end, request, task
     stalls: list[Stall] = field(default_factory=list)
     gc: list[Gc] = field(default_factory=list)
+    orphans: list[Orphan] = field(default_factory=list)  # of which nobody knows whose they were
     holds: list[Hold] = field(default_factory=list)  # sorted, apart from each other
     lost: int = 0  # events that were overwritten or could not be written
     since_ns: int = 0  # from here on nothing is missing
@@ -448,6 +464,8 @@ class _Reader:
                 self.accepted[event.task] = event.t
             elif kind == Kind.TASK_POLL:
                 self.lane.polls.append((event.t, event.t + event.dur, "", event.task))
+            elif kind == Kind.ORPHAN:
+                self.lane.orphans.append(self._orphan(event))
             return
         request = self._request(number, event.t)
         over = event.t + (0 if kind in (Kind.REQUEST_BEGIN, Kind.REQUEST_END) else event.dur)
@@ -520,6 +538,15 @@ class _Reader:
             request.marks.append(Mark(t, self._text(event.b), event.task))
         elif kind == Kind.TIMER:
             request.timers.append(Timer(t, event.dur, event.task))
+        elif kind == Kind.CONTEXT:
+            request.traceparent = self._text(event.b)
+        elif kind == Kind.ORPHAN:
+            request.orphans.append(self._orphan(event))
+
+    def _orphan(self, event: Event) -> Orphan:
+        what = "destroyed" if event.flags & 1 else "unawaited"
+        name = self._text(event.a).rpartition("<locals>.")[2]
+        return Orphan(event.t, what, name, self._stack(event.b), bool(event.flags & 4), event.task)
 
     def _begin(self, request: RequestTrace, event: Event) -> None:
         flags = event.flags
@@ -582,7 +609,7 @@ class _Reader:
 
     def _finish(self, request: RequestTrace) -> None:
         if request.finished and request.end is not None:
-            request.until = request.end
+            request.until = max([request.end, *(drain.end for drain in request.drains)])
         elif request.live is not None:
             request.until = self.now
         else:  # its end is not in the recording

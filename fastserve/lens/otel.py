@@ -2,11 +2,12 @@
 
 Room: the top. Called by: commands. Calls: recording, model, findings, wording; the OpenTelemetry SDK, an extra.
 
-The worker pays nothing for it: every few seconds this process reads the recording, makes one server span of each request
-that has ended since, and hands it to the SDK, which sends batches by OTLP over HTTP. Where to, and as which service, is
-told by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, ...). A span begins when the
-request's bytes reached this machine, as far as that is known. Its waits are attributes; what was found wrong with it is an
-event; a span for each wait is made only when asked for, because many spans say less than one.
+The worker pays nothing for it: every few seconds this process reads the recording, makes one server span of each
+request that has ended since, and hands it to the SDK, which sends batches by OTLP over HTTP. Where to, and as which
+service, is told by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, ...). A span
+begins when the request's bytes reached this machine, as far as that is known. Its waits are attributes; what was
+found wrong with it is an event; a span for each wait is made only when asked for, because many spans say less than
+one. A request that came with a W3C traceparent continues that trace. Behind the spans go metrics (otel_metrics).
 
 Names are those of the semantic conventions for HTTP spans. Times of ours are seconds, `fastserve.*_time`. Values of
 queries, headers and bodies are not in a recording, so they cannot leave by this door.
@@ -14,6 +15,7 @@ queries, headers and bodies are not in a recording, so they cannot leave by this
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -22,12 +24,14 @@ from typing import Any
 from fastserve.errors import LensError
 from fastserve.lens.findings import Finding, find
 from fastserve.lens.model import RequestTrace, build, place
+from fastserve.lens.otel_metrics import Metrics
 from fastserve.lens.recording import Recording
 from fastserve.lens.wording import count
 
 __all__ = ["Exporter", "export"]
 
 EVERY = 2.0  # seconds between two looks: a full ring of a busy worker lasts longer when it is sampled
+METRICS_EVERY = 10.0  # seconds between two exports of metrics
 AWAIT_NS = 1_000_000  # shorter waits make no span of their own
 FLUSH_MS = 10_000
 
@@ -84,7 +88,8 @@ class Exporter:
         name = f"{request.method} {request.route}" if request.route else request.method
         start = request.start + offset
         attributes = attributes_of(request)
-        span = self.tracer.start_span(name, kind=SpanKind.SERVER, attributes=attributes, start_time=start)
+        parent = context_of(request.traceparent)
+        span = self.tracer.start_span(name, parent, kind=SpanKind.SERVER, attributes=attributes, start_time=start)
         for one in findings:
             told = {"fastserve.finding.code": one.code, "fastserve.finding.text": one.text}
             if one.frame is not None:
@@ -132,6 +137,21 @@ def _by_request(findings: Iterable[Finding], requests: list[RequestTrace]) -> di
     return found
 
 
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})")
+
+
+def context_of(traceparent: str) -> Any:
+    """The context of the caller's span (W3C Trace Context, 3.2); None if there is none, or none that can be meant."""
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+    found = TRACEPARENT.fullmatch(traceparent)
+    if found is None:
+        return None
+    trace, parent, flags = (int(found[part], 16) for part in ("trace", "parent", "flags"))
+    context = SpanContext(trace, parent, is_remote=True, trace_flags=TraceFlags(flags & TraceFlags.SAMPLED))
+    return set_span_in_context(NonRecordingSpan(context)) if context.is_valid else None
+
+
 def attributes_of(request: RequestTrace) -> dict[str, str | int | float | bool]:
     """The attributes of its span. Absent is what is not known."""
     found: dict[str, str | int | float | bool] = {
@@ -169,12 +189,22 @@ def attributes_of(request: RequestTrace) -> dict[str, str | int | float | bool]:
     return found
 
 
-def export(target: str, *, endpoint: str, every: float, awaits: bool, say: Callable[[str], None]) -> int:
+def export(
+    target: str,
+    *,
+    endpoint: str,
+    every: float,
+    awaits: bool,
+    say: Callable[[str], None],
+    metrics_every: float = METRICS_EVERY,
+) -> int:
     """Export until the server is gone or we are interrupted; of a file: once. LensError if it cannot begin.
 
+    `metrics_every`: seconds between two exports of metrics, of a server that runs; 0: none.
     Returns the exit code: 1 if a file had nothing to tell.
     """
     try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
@@ -185,7 +215,11 @@ def export(target: str, *, endpoint: str, every: float, awaits: bool, say: Calla
         say(nothing)
     sender = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces") if endpoint else OTLPSpanExporter()
     exporter = Exporter(BatchSpanProcessor(sender), recording.name, awaits=awaits)
-    missed = 0
+    metrics: Metrics | None = None
+    if metrics_every > 0 and recording.source == "live":
+        where = endpoint.rstrip("/") + "/v1/metrics" if endpoint else None  # None: as the variables say
+        metrics = Metrics(OTLPMetricExporter(endpoint=where), exporter.provider.resource)
+    missed, due = 0, 0.0
     try:
         if recording.source == "file":
             found = exporter.take(recording)
@@ -194,13 +228,19 @@ def export(target: str, *, endpoint: str, every: float, awaits: bool, say: Calla
         say(f"spans of {recording.name} (pid {recording.pid}) every {every:g} s; Ctrl-C ends it")
         while True:
             exporter.take(recording)
+            if metrics is not None and time.monotonic() >= due:
+                metrics.take(recording)
+                due = time.monotonic() + metrics_every
             if exporter.missed > missed:
                 missed, new = exporter.missed, exporter.missed - missed
                 say(f"{count(new, 'event')} overwritten between two looks: look more often, or record less (sample:N)")
+            last = recording
             time.sleep(every)
             try:
                 recording = Recording.take(recording.pid)
             except LensError:
+                if metrics is not None:
+                    metrics.take(last)
                 say(f"{recording.name} has ended; {count(exporter.spans, 'span')} in all")
                 return 0
     except KeyboardInterrupt:
@@ -208,6 +248,8 @@ def export(target: str, *, endpoint: str, every: float, awaits: bool, say: Calla
         return 0
     finally:
         exporter.close()
+        if metrics is not None:
+            metrics.close()
 
 
 def _records_nothing(recording: Recording) -> str:

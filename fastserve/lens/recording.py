@@ -138,7 +138,7 @@ class WorkerRecording:
             events, bad = area.events()
             lost = area.lost + bad
             texts, stacks = area.strings()
-            numbers = {event.b for event in events if event.kind == Kind.REQUEST_BEGIN}
+            numbers = {event.b for event in events if event.kind in (Kind.REQUEST_BEGIN, Kind.CONTEXT)}
             numbers |= {event.a >> 32 for event in events if event.kind == Kind.STALL}
             for number in numbers:
                 if number & RECENT and (called := area.recent(number)) is not None:

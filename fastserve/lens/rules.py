@@ -339,7 +339,7 @@ def pool_wait(case: Case) -> Iterator[Finding]:
         for task in one.tasks.values():
             for wait in task.awaits:
                 ns = (wait.ready if wait.ready is not None else one.until) - wait.start - wait.late
-                if wait.wait == Wait.POOL and ns >= PART_NS:
+                if wait.wait == Wait.POOL and ns >= PART_NS and not _within(one, task, wait):
                     groups[one.route_name, place(wait.stack)].add(ns, one.id, wait.stack)
     for (route, _), group in groups.items():
         whole = case.time_of[route]
@@ -348,6 +348,16 @@ def pool_wait(case: Case) -> Iterator[Finding]:
             text += f" at {spot(group.frame)}" if group.frame else ""
             waits = f"{len(group.values)} waits, {duration(group.average)} on average"
             yield group.finding("FS007", f"{text} ({waits})", route)
+
+
+def _within(request: RequestTrace, task: TaskTrace, wait: Await) -> bool:
+    """Is it waited for by a task above that waits for a pool itself? Pools have tasks of their own, for their timeouts."""
+    above = request.tasks.get(task.parent) if task.parent else None
+    while above is not None:
+        if any(other.wait == Wait.POOL for other in _over(above, wait.start)):
+            return True
+        above = request.tasks.get(above.parent) if above.parent else None
+    return False
 
 
 def thread_queue(case: Case) -> Iterator[Finding]:
@@ -566,6 +576,36 @@ def orphan_task(case: Case) -> Iterator[Finding]:
         at = f", last seen at {spot(group.frame)}" if group.frame else ""
         text = f"{route}: task {name}() still ran {duration(group.worst)} after the response{at}"
         yield group.finding("FS013", text + (f" ({len(group.values)} times)" if len(group.values) > 1 else ""), route)
+    yield from _lost(case)
+
+
+ORPHANS = {
+    "destroyed": "task {name}() was destroyed while it was pending",
+    "unawaited": "coroutine {name}() was never awaited",
+}
+
+
+LOST_FIX = {
+    "destroyed": "keep a reference to the task until it is done: a set of tasks, or a TaskGroup",
+    "unawaited": "await it, or give it to asyncio.create_task()",
+}
+
+
+def _lost(case: Case) -> Iterator[Finding]:
+    """What the interpreter itself warns of: one is enough."""
+    groups: dict[tuple[str, str, str, bool], _Group] = defaultdict(_Group)
+    for lane in case.model.lanes:
+        for lost in lane.orphans:
+            groups["", lost.name, lost.what, lost.defined].add(1, "", lost.stack)
+    for one in case.model.requests:
+        for lost in one.orphans:
+            groups[one.route_name, lost.name, lost.what, lost.defined].add(1, one.id, lost.stack)
+    for (route, name, what, defined), group in groups.items():
+        text = (f"{route}: " if route else "") + ORPHANS[what].format(name=name)
+        if group.frame is not None:
+            text += f"; it begins at {place(group.frame)}" if defined else f", at {spot(group.frame)}"
+        text += f" ({len(group.values)} times)" if len(group.values) > 1 else ""
+        yield group.finding("FS013", text, route, fix=LOST_FIX[what])
 
 
 # ------------------------------------------------------------------------------------------------------ everything else
@@ -623,7 +663,7 @@ def chatty_response(case: Case) -> Iterator[Finding]:
         messages = one.body_messages_out
         if one.websocket or messages < CHATTY_MESSAGES or one.response_head is None:
             continue
-        average, took = one.body_bytes_out // messages, one.until - one.response_head
+        average, took = one.body_bytes_out // messages, (one.end or one.until) - one.response_head
         if average <= CHATTY_BYTES and took <= messages * CHATTY_GAP_NS:
             key = one.route_name, ""
             groups[key].add(max(took, 1), one.id)

@@ -165,7 +165,7 @@ class Top:
         beats = [a - b for a, b in zip(now.delay, then.delay, strict=True)] if then is not None else list(now.delay)
         delay = None
         if any(beat > 0 for beat in beats):
-            delay = DELAY_NS << _rank([max(0, beat) for beat in beats], 0.99)
+            delay = DELAY_NS << rank([max(0, beat) for beat in beats], 0.99)
         since = now.header.get("stall_since_ns", 0)
         stalled = max(0, recording.taken_ns - since) if since else 0
         at = place(now.stacks.get(now.header.get("stall_stack", 0))) if stalled else ""
@@ -177,7 +177,7 @@ class Top:
         return Loop(now.slot, now.pid, busy, delay, stalls, stalled, at, list(history))
 
     def _busy(self, pid: int, recording: Recording) -> float | None:
-        used = _processor_ns(pid)
+        used = processor_ns(pid)
         if used is None:
             return None
         then = self._ticks.get(pid)
@@ -215,7 +215,7 @@ def _class5(worker: WorkerRecording | None) -> int:
     return int(found[5]) if len(found) > 5 else 0
 
 
-def _rank(buckets: Sequence[int], part: float) -> int:
+def rank(buckets: Sequence[int], part: float) -> int:
     """The bucket in which that part of all is reached."""
     want, seen = part * sum(buckets), 0
     for at, number in enumerate(buckets):
@@ -230,7 +230,7 @@ def _quantile(buckets: Sequence[int], part: float) -> int | None:
     total = sum(buckets)
     if total <= 0:
         return None
-    at = _rank(buckets, part)
+    at = rank(buckets, part)
     low = LATENCY_BOUNDS[at - 1] if at else 0.0
     if at >= len(LATENCY_BOUNDS):
         return int(LATENCY_BOUNDS[-1] * 1e9)
@@ -239,7 +239,7 @@ def _quantile(buckets: Sequence[int], part: float) -> int | None:
     return int((low + (LATENCY_BOUNDS[at] - low) * inside) * 1e9)
 
 
-def _processor_ns(pid: int) -> int | None:
+def processor_ns(pid: int) -> int | None:
     """Time of the processor that a process has had; None where /proc does not tell."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()

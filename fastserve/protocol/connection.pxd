@@ -58,8 +58,9 @@ cdef class Connection(Channel):
     cdef int64_t _in_kernel          # how long that byte had lain in the kernel; -1: not known; UNASKED
     cdef uint32_t _number            # among the connections with a traced request; 0: none yet
     cdef bint _in_read               # inside _receive_stamped()
-    cdef Trace _last_trace           # of the request that was answered last: the peer may not have taken its answer yet
-    cdef int64_t _full_at            # since when it does not; 0: it does
+    cdef Trace _last_trace           # of the request that was answered last, until its answer has been handed to the wire
+    cdef Trace _behind               # whose answer the peer does not take,
+    cdef int64_t _behind_at          # and since when; 0: it does
     cdef bint _proxy_due             # a PROXY protocol header has to come first,
     cdef bint _proxy_taken           # or has come, before TLS began
     cdef tuple _proxied              # (peername, sockname) that it said, or None
@@ -69,8 +70,10 @@ cdef class Connection(Channel):
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int _receive_stamped(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int64_t _kernel_wait(self, int64_t now) except -2
+    cdef bint _wanted(self, Exchange exchange, const uint8_t *data)
     cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1
-    cdef Trace _tracing(self)
+    cdef int _falls_behind(self) except -1
+    cdef int _caught_up(self) except -1
     cdef int _descriptor(self) except -2
     cdef int _body_came(self, int64_t now) except -1
     cdef Py_ssize_t _take_proxy(self, const uint8_t *data, size_t length) except -2

@@ -21,7 +21,8 @@ from fastserve.protocol.board cimport (
 )
 from fastserve.protocol.core cimport (
     FS_BODY, FS_BODY_BYTES, FS_BODY_LENGTH, FS_CLOSED, FS_CLOSED_EVENT, FS_DONE_STATE, FS_END_OF_MESSAGE, FS_ERROR, FS_E_BODY_RATE, FS_E_BODY_TIMEOUT,
-    FS_E_HEAD_TIMEOUT, FS_E_INCOMPLETE, FS_E_NONE, FS_E_NO_BUFFERS, FS_E_OVERLOADED, FS_E_PROXY_HEADER, FS_E_REQUEST_TIMEOUT, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
+    FS_E_HEAD_TIMEOUT, FS_E_INCOMPLETE, FS_E_NONE, FS_E_NO_BUFFERS, FS_E_OVERLOADED, FS_E_PROXY_HEADER, FS_E_REQUEST_TIMEOUT,
+    FS_FIELD_TE, FS_FIELD_TRACEPARENT, FS_FRAME_CLOSE, FS_HEAD, FS_NEED_DATA, FS_REQUEST_HEAD, FS_UPGRADED, fs_conn_body_pending,
     fs_conn_close, fs_conn_eof, fs_conn_fields_needed, fs_conn_head_begun, fs_conn_init, fs_conn_limit_body, fs_conn_next, fs_conn_receive,
     fs_conn_refuse, fs_conn_word, fs_error, fs_error_info, fs_out, fs_proxy, fs_proxy_parse, fs_request_head, fs_scan_choose, fs_side_state_name, fs_trailer_allowed,
 )
@@ -36,7 +37,7 @@ from fastserve.protocol.driver cimport SocketWire
 from fastserve.protocol.exchange cimport END_AT, HANDLER_AT, HEAD_AT, Call
 from fastserve.protocol.hooks cimport Observer
 from fastserve.protocol.lens cimport (
-    CAME_EARLIER, FIRST_REQUEST, FOR_WEBSOCKET, KERNEL_KNOWN, OVER_TLS, TRACING, Arrival, Trace, fs_lens_mode,
+    CAME_EARLIER, FIRST_REQUEST, FOR_WEBSOCKET, KERNEL_KNOWN, OVER_TLS, SAMPLING, TRACING, Arrival, Trace, fs_lens_mode,
 )
 from fastserve.protocol.limits cimport Limits
 from fastserve.protocol.timers cimport SHED_IDLE, SHED_UNFINISHED, Timers, disarm, precise_now, precise_wall_now
@@ -53,6 +54,7 @@ cdef enum:
     OWN_BODY_MIN = 4096      # body bytes still to come that are worth being read into an object of their own
     WRITE_HIGH = 65536       # unsent bytes at which the transport asks us to pause
     TRACED_TEXT = 128        # bytes of "METHOD /path" that the lens is told
+    TRACEPARENT_LEN = 55     # "00-" and 32 digits, "-" and 16, "-" and 2
     UNASKED = -2             # of how long a byte had lain in the kernel
 
 cdef extern from *:
@@ -174,6 +176,7 @@ cdef class Connection(Channel):
             self.service.out.len = 0
             self.service.out_owner = None
         self._pieces.clear()
+        self._caught_up()   # or it never will
         self._lost_wire = self.wire
         self.wire = None
         self._closing = True
@@ -477,6 +480,7 @@ cdef class Connection(Channel):
             self.service.scratch.len = 0  # whatever went wrong: no byte of this body for anybody else's
             self._consuming = False
             self.flush()
+            self._last_trace = None   # whoever takes no notice of it by now has all of its answer
         return pos
 
     cdef int _body_bytes(self, const uint8_t *data, size_t length, object owner) except -1:
@@ -555,7 +559,7 @@ cdef class Connection(Channel):
         self.exchange = exchange
         service.seat.active += 1
         self._enter(IN_HANDLER, now)
-        if fs_lens_mode(service.lens_mode) >= TRACING and service.lens.wants():
+        if fs_lens_mode(service.lens_mode) >= TRACING and self._wanted(exchange, data):
             self._trace(exchange, data, now)
         if service.observer is not None:
             exchange.timed = service.observer.wants_moments
@@ -604,10 +608,20 @@ cdef class Connection(Channel):
         exchange.drop_head()
         return pos
 
+    cdef bint _wanted(self, Exchange exchange, const uint8_t *data):
+        # Is it to be traced? Whoever we trust may have decided it for all who take part: in the last byte of a traceparent.
+        cdef fs_field *parent
+        if self.trust is not None and fs_lens_mode(self.service.lens_mode) == SAMPLING:
+            parent = _parent_of(exchange)
+            if parent != NULL:
+                return _hex(data[parent.value + TRACEPARENT_LEN - 1]) & 1
+        return self.service.lens.wants()
+
     cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1:
         # The lens is on, and wants this one.
         cdef fs_request_head *head = &self.conn.head
         cdef Arrival arrival
+        cdef fs_field *parent
         cdef uint8_t copy[TRACED_TEXT]   # "METHOD /path": what is asked for stays the client's and ours
         cdef const uint8_t *text = data + head.method.off
         cdef size_t method = head.method.len
@@ -649,13 +663,27 @@ cdef class Connection(Channel):
             exchange.trace.flight.state = 0
         if exchange.trace is not None and exchange.trace.tells:
             exchange.trace.tells = _is_here(exchange)
+            exchange.trace.trails = exchange.trace.tells and _takes_trailers(exchange)
+        if exchange.trace is not None:
+            parent = _parent_of(exchange)
+            if parent != NULL:
+                exchange.trace.parent(data + parent.value, TRACEPARENT_LEN)
         return 0
 
-    cdef Trace _tracing(self):
-        # Whose answer is it that the peer does not take?
-        if fs_lens_mode(self.service.lens_mode) < TRACING:
-            return None
-        return self.exchange.trace if self.exchange is not None else self._last_trace
+    cdef int _falls_behind(self) except -1:
+        # For the lens: whose answer is it that the peer does not take? One that is complete has left the connection already.
+        if self._behind_at == 0 and fs_lens_mode(self.service.lens_mode) >= TRACING:
+            self._behind = self.exchange.trace if self.exchange is not None else self._last_trace
+            if self._behind is not None:
+                self._behind_at = precise_now()
+        return 0
+
+    cdef int _caught_up(self) except -1:
+        if self._behind_at:
+            self._behind.drained(self._behind_at, precise_now())
+            self._behind = None
+            self._behind_at = 0
+        return 0
 
     cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1:
         # More requests than this worker takes, or one that has waited too long: an answer that costs next to nothing.
@@ -771,22 +799,23 @@ cdef class Connection(Channel):
         self.wire_drained()
 
     cdef int wire_behind(self) except -1:
+        self._falls_behind()
         return self._watch_writing()
+
+    cdef int wire_caught_up(self) except -1:
+        return self._caught_up()
 
     cdef int wire_full(self) except -1:
         self._writing_paused = True
-        if self._tracing() is not None:
-            self._full_at = precise_now()
+        self._falls_behind()
         if self._state == IN_HANDLER or self._state == IN_IDLE:
             self._enter(IN_WRITE, precise_now())
         return self._watch_writing()
 
     cdef int wire_drained(self) except -1:
         self._writing_paused = False
-        if self._full_at:
-            if self._tracing() is not None:
-                self._tracing().drained(self._full_at, precise_now())
-            self._full_at = 0
+        if type(self.wire) is TransportWire:
+            self._caught_up()   # it tells no more: what is left of its buffer is little
         if self._state == IN_WRITE:
             self._enter(IN_IDLE if self.exchange is None else IN_HANDLER, precise_now())
         self._wake_drained(None)
@@ -872,6 +901,7 @@ cdef class Connection(Channel):
         if not self._consuming:
             self._next(self._end != self._start)
             self._flush_now()
+            self._last_trace = None
             self._resume()
         return 0
 
@@ -1232,6 +1262,54 @@ cdef bint _is_here(Exchange exchange) except -1:
         return False
     host = peer[0]
     return isinstance(host, str) and (host == "::1" or host.startswith(("127.", "::ffff:127.")))
+
+
+cdef fs_field *_parent_of(Exchange exchange) noexcept:
+    # W3C Trace Context, section 3.2: version, trace id, parent id, flags, in lower-case hex with "-" between. Of a later version the
+    # beginning, if it looks the same; several, or one that does not, are as good as none.
+    cdef const uint8_t *value
+    cdef fs_field *fields = exchange.fields
+    cdef fs_field *found = NULL
+    cdef uint32_t i
+    cdef bint trace_id = False, parent_id = False
+    for i in range(exchange.head().fields_count):
+        if fields[i].id == FS_FIELD_TRACEPARENT:
+            if found != NULL:
+                return NULL
+            found = &fields[i]
+    if found == NULL or found.value_len < TRACEPARENT_LEN:
+        return NULL
+    value = exchange.data + found.value
+    for i in range(TRACEPARENT_LEN):
+        if i == 2 or i == 35 or i == 52:
+            if value[i] != 45:
+                return NULL
+        elif _hex(value[i]) < 0:
+            return NULL
+        elif value[i] != 48:
+            trace_id = trace_id or 3 <= i < 35
+            parent_id = parent_id or 36 <= i < 52
+    if not trace_id or not parent_id or value[0] == 102 and value[1] == 102:   # all zero, version ff
+        return NULL
+    if found.value_len > TRACEPARENT_LEN and (value[0] == 48 and value[1] == 48 or value[TRACEPARENT_LEN] != 45):
+        return NULL
+    return found
+
+
+cdef inline int _hex(uint8_t byte) noexcept:
+    return byte - 48 if 48 <= byte <= 57 else byte - 87 if 97 <= byte <= 102 else -1
+
+
+cdef bint _takes_trailers(Exchange exchange) except -1:
+    # RFC 9110 section 10.1.4: TE: trailers.
+    cdef fs_field *fields = exchange.fields
+    cdef uint32_t i
+    for i in range(exchange.head().fields_count):
+        if fields[i].id == FS_FIELD_TE:
+            value = PyBytes_FromStringAndSize(<const char *>exchange.data + fields[i].value, fields[i].value_len)
+            if b"trailers" in [part.strip().lower() for part in (<bytes>value).split(b",")]:
+                return True
+    return False
 
 
 cdef void _tell(Observer observer, Exchange exchange) noexcept:

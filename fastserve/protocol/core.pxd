@@ -115,6 +115,7 @@ cdef extern from "field_names.h" nogil:
         FS_FIELD_CONTENT_TYPE
         FS_FIELD_COOKIE
         FS_FIELD_TE
+        FS_FIELD_TRACEPARENT
         FS_FIELD_FORWARDED
         FS_FIELD_X_FORWARDED_FOR
         FS_FIELD_X_FORWARDED_HOST

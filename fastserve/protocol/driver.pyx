@@ -1006,6 +1006,8 @@ cdef class SocketWire(Wire):
         if events != self.events:
             if events & EPOLLOUT & ~self.events:
                 self.stream.wire_behind()
+            elif self.events & EPOLLOUT & ~events:
+                self.stream.wire_caught_up()
             self.events = events
             if self._listed:
                 self.driver.watch(self.fd, self, events, True)

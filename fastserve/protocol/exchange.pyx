@@ -23,7 +23,7 @@ from fastserve.protocol.core cimport (
     fs_response_raw, fs_response_status_line, fs_scan_choose, fs_status_reason, fs_text_equal, fs_trailer_allowed,
 )
 from fastserve.protocol.forwarded cimport forwarded_of, said_id
-from fastserve.protocol.lens cimport CLIENT_LEFT, WAS_CUT, Trace
+from fastserve.protocol.lens cimport CLIENT_LEFT, OF_ARRIVAL, OF_HANDLER, TO_THE_END, WAS_CUT, Trace
 from fastserve.protocol.request cimport new_id
 from fastserve.protocol.timers cimport precise_now
 from fastserve.protocol.wire cimport FilePiece, OpenFile
@@ -49,9 +49,9 @@ cdef list _with_defaults(object headers, list defaults):
     return fields
 
 
-cdef int write_timing(Trace trace, fs_out *out) except -1:
+cdef int write_timing(Trace trace, fs_out *out, unsigned parts) except -1:
     # Server-Timing (W3C): where it has waited so far.
-    cdef bytes value = trace.timing()
+    cdef bytes value = trace.timing(parts)
     if value is not None and PyBytes_GET_SIZE(value) + 32 < <Py_ssize_t>(out.cap - out.len):
         fs_response_field(out, <const uint8_t *>b"server-timing", 13, <const uint8_t *>PyBytes_AS_STRING(value),
                           PyBytes_GET_SIZE(value))
@@ -282,7 +282,10 @@ cdef class Exchange:
         elif self.plan.say_keep_alive:
             fs_response_raw(out, <const char *>b"connection: keep-alive\r\n", 24)
         if self.trace is not None and self.trace.tells:
-            write_timing(self.trace, out)
+            self.trace.trails = self.trace.trails and self.plan.frame == FS_FRAME_CHUNKED and self.plan.body
+            if self.trace.trails:   # RFC 9110 section 6.6.2; what is not known yet comes there
+                fs_response_raw(out, <const char *>b"trailer: server-timing\r\n", 24)
+            write_timing(self.trace, out, OF_ARRIVAL if self.trace.trails else OF_ARRIVAL | OF_HANDLER)
         fs_response_raw(out, <const char *>b"\r\n", 2)
         return 0
 
@@ -469,7 +472,14 @@ cdef class Exchange:
         if error != FS_E_NONE:
             raise LocalProtocolError((<bytes>fs_error_info(<fs_error>error).text).decode())
         if self.plan.body and self.plan.frame == FS_FRAME_CHUNKED:
-            if section is None:
+            if self.trace is not None and self.trace.trails:
+                out = self.channel.out(HEAD_ROOM + (0 if section is None else PyBytes_GET_SIZE(section)))
+                fs_response_raw(out, <const char *>b"0\r\n", 3)
+                if section is not None:
+                    fs_response_raw(out, PyBytes_AS_STRING(section), PyBytes_GET_SIZE(section))
+                write_timing(self.trace, out, OF_HANDLER | TO_THE_END)
+                fs_response_raw(out, <const char *>b"\r\n", 2)
+            elif section is None:
                 fs_response_raw(self.channel.out(8), <const char *>b"0\r\n\r\n", 5)
             else:
                 out = self.channel.out(PyBytes_GET_SIZE(section) + 8)

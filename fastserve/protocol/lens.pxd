@@ -6,6 +6,7 @@ from fastserve.protocol.board cimport Flight
 
 cdef enum:   # modes: from here on requests are traced
     TRACING = 3
+    SAMPLING = 3     # and here one in so many
 
 cdef enum:   # of begin(); the same numbers stand in the recording
     FIRST_REQUEST = 1
@@ -25,6 +26,11 @@ cdef enum:   # how a slice ended
     RETURNED = 2
     RAISED = 3
     CANCELLED = 4
+
+cdef enum:   # of timing()
+    OF_ARRIVAL = 1   # what is known when it has come
+    OF_HANDLER = 2   # up to now
+    TO_THE_END = 4   # and now is its end
 
 cdef enum:   # whose thread
     WSGI_THREAD = 0
@@ -55,7 +61,8 @@ cdef class Trace:
     cdef Flight *flight                      # its entry on the board, as long as it is in flight; or NULL
     cdef unsigned flags                      # WAS_CUT ...
     cdef unsigned outcome                    # of the handler's last coroutine: RETURNED, RAISED or CANCELLED
-    cdef bint tells                          # the client may be told where its request has waited (Server-Timing)
+    cdef bint tells                          # the client may be told where its request has waited (Server-Timing),
+    cdef bint trails                         # and takes fields behind a chunked body
     # --- the connection ---
     cdef void body(self, size_t length, bint last) noexcept
     cdef void received(self, int64_t since, int64_t now) noexcept       # the handler had waited for bytes of the body
@@ -73,13 +80,15 @@ cdef class Trace:
     # --- threads: told in the thread, when it has run ---
     cdef void ran(self, int64_t submitted, int64_t began, unsigned whose) noexcept
     cdef void mark(self, str text) noexcept
-    cdef bytes timing(self)                                             # where it has waited so far: the field's value, or None
+    cdef bytes timing(self, unsigned parts)                             # where it has waited so far: the field's value, or None
+    cdef void parent(self, const uint8_t *text, size_t length) noexcept # its traceparent, as the client has sent it
 
 
 cdef class Lens:
     cdef uint32_t *mode                      # never NULL; TRACING or more: ask wants() about each request
     cdef bint wants(self) noexcept           # is this one to be traced? Asked once, before anything is done for it
     cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival)   # one that it wants; None: it cannot
+    cdef Trace here(self)                    # of the request whose task runs now; None: it has none
 
 
 cdef uint32_t *no_lens() noexcept            # a mode for who has none

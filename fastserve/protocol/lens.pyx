@@ -61,8 +61,11 @@ cdef class Trace:
     cdef void mark(self, str text) noexcept:
         pass
 
-    cdef bytes timing(self):
+    cdef bytes timing(self, unsigned parts):
         return None
+
+    cdef void parent(self, const uint8_t *text, size_t length) noexcept:
+        pass
 
 
 cdef class Lens:
@@ -75,6 +78,9 @@ cdef class Lens:
         return False
 
     cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival):
+        return None
+
+    cdef Trace here(self):
         return None
 
     def mark(self, str text not None):

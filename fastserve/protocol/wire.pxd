@@ -21,7 +21,8 @@ cdef class Stream(Expiring):
     cdef size_t wire_wants(self)                   # body bytes that are to come, and worth a bytes object of their own; or 0
     cdef bint wire_ended(self) except -1           # FIN; True: keep our side open
     cdef int wire_left(self) except -1             # the peer is gone, seen while reading is paused
-    cdef int wire_behind(self) except -1           # the peer has not taken all at once: some of it is held
+    cdef int wire_behind(self) except -1           # the peer has not taken all at once: some of it is held,
+    cdef int wire_caught_up(self) except -1        # and now it is all with the kernel
     cdef int wire_full(self) except -1             # more is unsent than the peer takes
     cdef int wire_drained(self) except -1
     cdef int wire_lost(self, object error) except -1

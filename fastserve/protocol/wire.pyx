@@ -64,6 +64,9 @@ cdef class Stream(Expiring):
     cdef int wire_behind(self) except -1:
         return 0
 
+    cdef int wire_caught_up(self) except -1:
+        return 0
+
     cdef int wire_full(self) except -1:
         return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lens.stories import Story, Told, ns
+from lens.stories import Story, Told, line, ns
 
 from fastserve.lens.recording import Kind, Wait
 
@@ -557,6 +557,34 @@ def leaves_many(story: Story) -> None:
     leaves_a_task(story, 3100, 10)
 
 
+def loses(story: Story, what: int, *at: str, count: int = 1, task: bool = False) -> None:
+    for number in range(count):
+        start = number * 100
+        told = story.request("GET /", at=start, route="/")
+        told.poll(start, start + 1).ends(start + 2)
+        fields = {"task": told.child(start + 0.1, "notify")} if task else {"task": told.task}
+        told.event(Kind.ORPHAN, start + 0.5, a=told.worker.text("notify"), b=told.stack(*at), flags=what, **fields)
+
+
+def loses_a_pending_task(story: Story) -> None:
+    loses(story, 1, "jobs.py:9 notify", task=True)
+
+
+def forgets_to_await(story: Story) -> None:
+    loses(story, 2, "app.py:4 order", count=2)
+
+
+def drops_a_coroutine_that_never_began(story: Story) -> None:
+    loses(story, 2 | 4, "jobs.py:7 notify")
+
+
+def loses_nobodys_coroutine(story: Story) -> None:
+    """The collector found it: whose it was is not known."""
+    worker = story.workers[0]
+    code = worker.stack(line("jobs.py:7 notify"))
+    worker.event(Kind.ORPHAN, ns(5), a=worker.text("notify"), b=code, flags=2 | 4)
+
+
 def ends_its_tasks(story: Story) -> None:
     for at, told in enumerate(requests(story, 5)):
         child = told.child(at * 100 + 0.1, "fetch")
@@ -764,7 +792,15 @@ TABLE: dict[str, tuple[str, list[Program], list[Program]]] = {
     ),
     "FS013": (
         "",
-        [leaves_a_task, leaves_one_for_long, leaves_many],
+        [
+            leaves_a_task,
+            leaves_one_for_long,
+            leaves_many,
+            loses_a_pending_task,
+            forgets_to_await,
+            drops_a_coroutine_that_never_began,
+            loses_nobodys_coroutine,
+        ],
         [ends_its_tasks, leaves_one_for_a_moment, leaves_one_that_nobody_saw_again],
     ),
     "FS014": (
@@ -802,6 +838,10 @@ LINES: dict[str, str] = {
     "leaves_a_task": "jobs.py:9",
     "leaves_one_for_long": "jobs.py:9",
     "leaves_many": "jobs.py:9",
+    "loses_a_pending_task": "jobs.py:9",
+    "forgets_to_await": "app.py:4",
+    "drops_a_coroutine_that_never_began": "jobs.py:7",
+    "loses_nobodys_coroutine": "jobs.py:7",
     "collects_often": "app.py:7",
 }
 """The line that is named, where it is not the one of the table."""

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +21,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from fastserve import App, Query, StreamingResponse
+from fastserve import App, Query, Response, StreamingResponse
 from fastserve.lens import rules
 from fastserve.lens.catalogue import Finding
 from fastserve.lens.findings import find
+from fastserve.lens.wording import duration
 from fastserve.testing import LensServer, lens_server
 
 pytest_plugins = ["pytester"]
@@ -315,6 +317,190 @@ def test_an_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.at == f"{HERE}:{line_of(notify, 'asyncio.sleep')}" and "notify() still ran" in found.text
 
 
+async def never_done() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def forgotten() -> str:
+    asyncio.create_task(never_done())  # noqa: RUF006 - that nobody keeps it is what is told
+    await asyncio.sleep(0.01)
+    return "done"
+
+
+async def collects_others() -> str:
+    gc.collect()
+    return "done"
+
+
+async def not_awaited() -> str:
+    never_done()
+    return "done"
+
+
+async def dropped_at_its_end() -> str:
+    coroutine = never_done()
+    await asyncio.sleep(0.001)
+    return type(coroutine).__name__
+
+
+def not_awaited_in_a_thread() -> str:
+    never_done()
+    return "done"
+
+
+@pytest.fixture
+def complaints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What others hear of it: the interpreter's warnings, whose filters would make errors of them."""
+    heard: list[str] = []
+    monkeypatch.setattr(warnings, "_warn_unawaited_coroutine", lambda coro: heard.append(coro.__name__))
+    return heard
+
+
+def test_a_task_that_was_destroyed_while_it_was_pending() -> None:
+    heard: list[dict[str, Any]] = []
+
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context))
+        yield
+
+    app = App(lifespan=lifespan)
+    app.get("/forgotten")(forgotten)
+    app.get("/collects")(collects_others)
+    gc.collect()
+    gc.disable()  # when it is collected is ours to say
+    try:
+        with lens_server(app) as server:
+            get(server.url + "/forgotten")
+            get(server.url + "/collects")
+    finally:
+        gc.enable()
+    found = of(server, "FS013")
+    at = f"{HERE}:{line_of(never_done, 'await')}"
+    assert found.text == f"GET /forgotten: task never_done() was destroyed while it was pending, at {at} (never_done)"
+    assert found.requests == ["w0-0001"]  # and not the one in whose time it was collected
+    assert f"Task never_done() was destroyed while it was pending ({at})." in server.explain("w0-0001")
+    assert [context["message"] for context in heard] == ["Task was destroyed but it is pending!"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "where"),
+    [
+        (not_awaited, "at {here}:{line} (not_awaited)"),
+        (not_awaited_in_a_thread, "at {here}:{line} (not_awaited_in_a_thread)"),
+        (dropped_at_its_end, "it begins at {here}:{first}"),
+    ],
+    ids=["by its statement", "in a thread", "with its function"],
+)
+def test_a_coroutine_that_was_never_awaited(handler: Any, where: str, complaints: list[str]) -> None:
+    before = warnings._warn_unawaited_coroutine  # type: ignore[attr-defined]
+    app = App()
+    app.get("/order")(handler)
+    with lens_server(app) as server:
+        get(server.url + "/order")
+        get(server.url + "/order")
+    found = of(server, "FS013")
+    first = inspect.getsourcelines(never_done)[1]
+    where = where.format(here=HERE, line=line_of(handler, "never_done()"), first=first)
+    assert found.text in (
+        f"GET /order: coroutine never_done() was never awaited, {where} (2 times)",
+        f"GET /order: coroutine never_done() was never awaited; {where} (2 times)",
+    )
+    assert found.fix == "await it, or give it to asyncio.create_task()"
+    assert complaints == ["never_done"] * 2  # whoever was told before still is
+    assert warnings._warn_unawaited_coroutine is before  # type: ignore[attr-defined]
+
+
+def test_a_filter_that_makes_errors_of_warnings_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda about: unraisable.append(about.exc_value))
+    app = App()
+    app.get("/order")(not_awaited)
+    with lens_server(app) as server:
+        get(server.url + "/order")
+    assert of(server, "FS013").route == "GET /order"
+    assert [str(error) for error in unraisable] == ["coroutine 'never_done' was never awaited"]
+
+
+def test_whoever_hooked_the_warnings_above_us_stays(complaints: list[str]) -> None:
+    app = App()
+    seen: list[str] = []
+
+    @app.get("/hook")
+    async def hook() -> str:
+        ours = warnings._warn_unawaited_coroutine  # type: ignore[attr-defined]
+
+        def above(coro: Any) -> None:
+            seen.append(coro.__name__)
+            ours(coro)
+
+        warnings._warn_unawaited_coroutine = above  # type: ignore[attr-defined]
+        return "done"
+
+    app.get("/order")(not_awaited)
+    with lens_server(app) as server:
+        get(server.url + "/hook")
+        get(server.url + "/order")
+    assert of(server, "FS013").count == 1
+    not_awaited_in_a_thread()  # long after: through the one above, and ours, to whom it was
+    assert seen == complaints == ["never_done"] * 2
+
+
+async def awaits_all() -> str:
+    await asyncio.gather(asyncio.sleep(0.001), asyncio.create_task(asyncio.sleep(0.001)))
+    return "done"
+
+
+async def cancels() -> str:
+    task = asyncio.create_task(never_done())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    return "done"
+
+
+async def closes_what_it_does_not_need() -> str:
+    coroutine = never_done()
+    coroutine.close()
+    return "done"
+
+
+async def gives_up() -> str:
+    try:
+        await asyncio.wait_for(never_done(), 0.01)
+    except TimeoutError:
+        return "late"
+    return "done"
+
+
+async def fails_in_a_group() -> str:
+    async def fails() -> None:
+        raise LookupError
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(never_done())
+            group.create_task(fails())
+    except* LookupError:
+        pass
+    return "done"
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [awaits_all, cancels, closes_what_it_does_not_need, gives_up, fails_in_a_group],
+    ids=lambda handler: handler.__name__,
+)
+def test_who_cleans_up_behind_himself_is_no_orphans_parent(handler: Any) -> None:
+    app = App()
+    app.get("/order")(handler)
+    app.get("/collects")(collects_others)
+    with lens_server(app) as server:
+        for _ in range(3):
+            get(server.url + "/order")
+            get(server.url + "/collects")
+    assert [one.text for one in find(server.model, dev=False) if one.code == "FS013"] == []
+
+
 def test_a_collection_of_garbage() -> None:
     app = App()
     heap: list[Any] = []
@@ -356,6 +542,92 @@ def test_a_client_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
             while client.recv(1 << 20):
                 pass
     assert "to take 20.0 MB" in of(server, "FS015").text
+
+
+LARGE = 12_000_000  # bytes: more than the kernel holds for a client on this machine
+
+
+def large_app() -> App:
+    app = App()
+
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(b"x" * LARGE)
+
+    return app
+
+
+async def large_asgi(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+        await send({"type": "http.response.body", "body": b"x" * LARGE})
+
+
+def large_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("content-length", str(LARGE))])
+    return [b"x" * LARGE]
+
+
+def download(server: LensServer, *, nap: float, more: str = "") -> int:
+    """Take /large after a nap: how many bytes came."""
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+        got = len(client.recv(65536))
+        time.sleep(nap)
+        while got < LARGE and (part := client.recv(1 << 20)):
+            got += len(part)
+        return got
+
+
+LARGE_APPS = [large_app(), large_asgi, large_wsgi]
+
+
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"], ids=["kept", "closed"])
+@pytest.mark.parametrize("app", LARGE_APPS, ids=["native", "asgi", "wsgi"])
+def test_a_client_that_takes_its_time_over_one_large_body(app: Any, more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is over for its handler long before: all of the body has been written."""
+    monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 400_000_000)
+    with lens_server(app) as server:
+        assert download(server, nap=0.6, more=more) >= LARGE
+    found = of(server, "FS015")
+    assert "to take 12.0 MB" in found.text and 500_000_000 < found.worst_ns < 3_000_000_000
+    (one,) = server.requests
+    assert one.end is not None and one.until - one.end > 500_000_000  # told although it came after the end
+    assert one.total >= one.write_wait
+    assert f"GET /large took {duration(one.total)}" in server.explain()
+    assert "The client did not take it for" in server.explain()
+
+
+@pytest.mark.parametrize("app", LARGE_APPS, ids=["native", "asgi", "wsgi"])
+def test_a_client_that_takes_one_large_body_at_once_is_innocent(app: Any) -> None:
+    with lens_server(app) as server:
+        for more in ("", "Connection: close\r\n"):
+            assert download(server, nap=0, more=more) >= LARGE
+    assert [one.text for one in find(server.model, dev=False) if one.code == "FS015"] == []
+    assert all(one.total < 1_000_000_000 for one in server.requests)
+
+
+def test_a_client_that_leaves_with_the_rest_is_told_of_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 300_000_000)
+    with lens_server(large_app()) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1000)
+            time.sleep(0.5)
+        time.sleep(0.1)
+    assert of(server, "FS015").worst_ns > 400_000_000
+
+
+def test_slow_mode_keeps_a_request_that_only_its_client_made_slow() -> None:
+    with lens_server(large_app(), lens="slow:300ms") as server:
+        assert download(server, nap=0) >= LARGE
+        assert download(server, nap=0.6) >= LARGE
+        assert download(server, nap=0.6, more="Connection: close\r\n") >= LARGE
+        time.sleep(0.05)
+    assert [(one.id, one.write_wait > 500_000_000) for one in server.requests] == [("w0-0002", True), ("w0-0003", True)]
+    assert all(one.finished and one.status == 200 and not one.partial for one in server.requests)
 
 
 def test_a_body_of_crumbs(server: LensServer) -> None:

@@ -425,6 +425,95 @@ def test_a_deep_stack_keeps_both_its_ends(run: Any) -> None:
     [
         ([("/app/x.py", "f"), ("/v/site-packages/asyncpg/pool.py", "Pool._acquire")], Wait.POOL),
         ([("/app/x.py", "f"), ("/v/site-packages/asyncpg/connection.py", "Connection.fetch")], Wait.UPSTREAM),
+        ([("/app/x.py", "f"), ("/v/site-packages/asyncpg/pool.py", "Pool.release")], Wait.UPSTREAM),
+        # Pools and clients are made of locks, queues, events and streams.
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/asyncpg/pool.py", "PoolAcquireContext.__aenter__"),
+                ("/v/site-packages/asyncpg/pool.py", "Pool._acquire"),
+                ("/v/site-packages/asyncpg/pool.py", "Pool._acquire.<locals>._acquire_impl"),
+                ("/usr/lib/python3.12/asyncio/queues.py", "Queue.get"),
+            ],
+            Wait.POOL,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/asyncpg/pool.py", "Pool.fetch"),
+                ("/v/site-packages/asyncpg/connection.py", "Connection.fetch"),
+            ],
+            Wait.UPSTREAM,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/psycopg_pool/pool_async.py", "AsyncConnectionPool.getconn"),
+                ("/usr/lib/python3.12/asyncio/locks.py", "Event.wait"),
+            ],
+            Wait.POOL,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/sqlalchemy/ext/asyncio/engine.py", "AsyncConnection.start"),
+                ("/v/site-packages/sqlalchemy/util/_concurrency_py3k.py", "greenlet_spawn"),
+                ("/usr/lib/python3.11/asyncio/tasks.py", "wait_for"),
+            ],
+            Wait.POOL,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/sqlalchemy/util/_concurrency_py3k.py", "greenlet_spawn"),
+                ("/v/site-packages/asyncpg/connection.py", "Connection.fetch"),
+            ],
+            Wait.UPSTREAM,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/sqlalchemy/util/_concurrency_py3k.py", "greenlet_spawn"),
+                ("/usr/lib/python3.12/asyncio/locks.py", "Lock.acquire"),
+            ],
+            Wait.LOCK,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/httpx/_client.py", "AsyncClient.get"),
+                ("/v/site-packages/anyio/_backends/_asyncio.py", "SocketStream.receive"),
+                ("/usr/lib/python3.12/asyncio/locks.py", "Event.wait"),
+            ],
+            Wait.UPSTREAM,
+        ),
+        # But not the user's own, and not what a library does not hide.
+        ([("/app/x.py", "f"), ("/usr/lib/python3.12/asyncio/queues.py", "Queue.get")], Wait.QUEUE),
+        (
+            [
+                ("/v/site-packages/asyncpg/pool.py", "Pool._acquire"),
+                ("/app/x.py", "f"),
+                ("/usr/lib/python3.12/asyncio/queues.py", "Queue.get"),
+            ],
+            Wait.QUEUE,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/starlette/middleware/base.py", "x"),
+                ("/v/site-packages/anyio/streams/memory.py", "MemoryObjectReceiveStream.receive"),
+                ("/usr/lib/python3.12/asyncio/locks.py", "Event.wait"),
+            ],
+            Wait.EVENT,
+        ),
+        (
+            [
+                ("/app/x.py", "f"),
+                ("/v/site-packages/httpx/_client.py", "AsyncClient.get"),
+                ("/usr/lib/python3.12/asyncio/tasks.py", "sleep"),
+            ],
+            Wait.TIMER,
+        ),
         ([("/app/x.py", "f"), ("/v/site-packages/httpx/_client.py", "AsyncClient.send")], Wait.UPSTREAM),
         ([("/app/asyncpg_helpers.py", "Pool.acquire")], Wait.FUTURE),
         ([("/usr/lib/python3.11/asyncio/tasks.py", "wait_for"), ("/app/x.py", "f")], Wait.FUTURE),

@@ -173,3 +173,116 @@ def test_the_rest_of_the_head_is_as_without_it(url: str) -> None:
                 ]
                 heads.append((lines, body))
             assert heads[0] == heads[1], path
+
+
+# ---------------------------------------------------------------------------------------------------- behind the body
+
+
+async def streams_asgi(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+    if scope["type"] == "lifespan":
+        return await asgi(scope, receive, send)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"a", "more_body": True})
+    await asyncio.sleep(0.03)
+    await send({"type": "http.response.body", "body": b"b"})
+
+
+def streams_wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    yield b"a"
+    time.sleep(0.03)
+    yield b"b"
+
+
+def raw(url: str, path: str, *fields: str, version: str = "1.1", method: str = "GET") -> tuple[list[bytes], bytes]:
+    """Lines of the head, and all behind it."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        lines = [f"{method} {path} HTTP/{version}", "host: x", "connection: close", *fields]
+        client.sendall("\r\n".join([*lines, "", ""]).encode())
+        data = b""
+        while piece := client.recv(65536):
+            data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    return head.split(b"\r\n"), body
+
+
+def timing(lines: Iterable[bytes]) -> list[dict[str, str]]:
+    return [
+        dict(entry.split(";", 1) for entry in line.partition(b": ")[2].decode().split(", "))
+        for line in lines
+        if line.startswith(b"server-timing:")
+    ]
+
+
+def trailers(body: bytes) -> list[bytes]:
+    """The lines behind the last chunk."""
+    _, found, section = body.rpartition(b"\r\n0\r\n")
+    assert found and section.endswith(b"\r\n")
+    return [line for line in section.split(b"\r\n") if line]
+
+
+@pytest.mark.parametrize("te", ["trailers", "gzip;q=0.5, Trailers", "deflate,trailers"])
+def test_what_is_not_known_yet_comes_as_a_trailer(url: str, te: str) -> None:
+    head, body = raw(url, "/stream", f"te: {te}")
+    assert b"trailer: server-timing" in head and b"transfer-encoding: chunked" in head
+    (early,) = timing(head)
+    assert "parse" in early and "fs" in early and not {"busy", "idle", "polls", "total"} & set(early)
+    (late,) = timing(trailers(body))
+    assert set(late) == {"total", "busy", "sched", "idle", "polls"}
+    assert float(late["idle"].removeprefix("dur=")) >= 5 and late["polls"] == 'desc="2"'
+    whole = sum(float(late[part].removeprefix("dur=")) for part in ("busy", "sched", "idle"))
+    assert whole <= float(late["total"].removeprefix("dur=")) + 0.3
+    assert body.startswith(b"1\r\na\r\n1\r\nb\r\n0\r\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "options"),
+    [
+        ("/stream", [], {}),
+        ("/stream", ["te: gzip"], {}),
+        ("/stream", ["te: x-trailers"], {}),
+        ("/text", ["te: trailers"], {}),  # of known length: there is no place for it
+        ("/stream", ["te: trailers"], {"version": "1.0"}),
+        ("/stream", ["te: trailers", "x-forwarded-for: 203.0.113.9"], {}),  # nobody of this machine
+    ],
+    ids=["no TE", "another coding", "another word", "a length", "HTTP/1.0", "a client far away"],
+)
+def test_who_cannot_take_a_trailer_gets_none(url: str, path: str, fields: list[str], options: dict[str, str]) -> None:
+    head, body = raw(url, path, *fields, **options)
+    assert not any(line.lower().startswith(b"trailer") for line in head) and b"server-timing" not in body
+    if path == "/stream" and "x-forwarded-for" not in str(fields):
+        (early,) = timing(head)
+        assert "busy" in early  # what is known is told, as ever
+
+
+def test_a_head_request_has_no_trailer(url: str) -> None:
+    head, body = raw(url, "/stream", "te: trailers", method="HEAD")
+    assert body == b"" and not any(line.startswith(b"trailer") for line in head)
+
+
+@pytest.mark.parametrize(("application", "interface"), [(streams_asgi, "asgi3"), (streams_wsgi, "wsgi")])
+def test_streams_of_all_interfaces_have_it(application: Any, interface: str) -> None:
+    with live_server(application, lens="full", server_timing=True, interface=interface) as address:
+        head, body = raw(address, "/", "te: trailers")
+    assert b"trailer: server-timing" in head
+    (late,) = timing(trailers(body))
+    assert float(late["total"].removeprefix("dur=")) >= 29
+    assert ("idle" in late) == (interface == "asgi3")
+
+
+def test_an_applications_own_trailers_stay() -> None:
+    async def application(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        if scope["type"] == "lifespan":
+            return await asgi(scope, receive, send)
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"trailer", b"x-sum")], "trailers": True}
+        )
+        await send({"type": "http.response.body", "body": b"ab"})
+        await send({"type": "http.response.trailers", "headers": [(b"x-sum", b"7")]})
+
+    with live_server(application, lens="full", server_timing=True) as address:
+        head, body = raw(address, "/", "te: trailers")
+    assert b"trailer: x-sum" in head and b"trailer: server-timing" in head
+    sent = trailers(body)
+    assert b"x-sum: 7" in sent and len(timing(sent)) == 1

@@ -26,6 +26,8 @@ cdef enum LensKind:      # of an Event
     TIMER = 17           # t when it was due, dur how late it ran
     SWITCH = 18          # a mode, b sample
     RECEIVE = 19         # t, dur: the handler waited for bytes of the body
+    ORPHAN = 20          # a text of a coroutine's name, b stack: nobody will hear what became of it
+    CONTEXT = 21         # b text of the request's traceparent
 
 cdef enum:               # flags of events
     BEGIN_FIRST = 1      # the first request of its connection
@@ -47,6 +49,9 @@ cdef enum:               # flags of events
     THREAD_EXECUTOR = 1
     THREAD_HANDLER = 2
     STALL_LATE_STACK = 1
+    ORPHAN_DESTROYED = 1 # a task, while it was pending; the stack is where it waited
+    ORPHAN_UNAWAITED = 2 # a coroutine that was never awaited; the stack is where it was dropped,
+    ORPHAN_DEFINED = 4   # or its one frame is where it is defined
 
 cdef enum LensWaker:     # the high half of TASK_AWAIT.a
     BY_UNKNOWN = 0
@@ -179,6 +184,7 @@ cdef class Area:
     cdef PyObject *_familiar[FAMILIAR]        # by address: a text that was asked for; we hold it
     cdef uint32_t _familiar_ids[FAMILIAR]
     cdef uint32_t *_recent_ids   # by hash: the last text of a request with it
+    cdef bint collecting         # the garbage collector runs, as far as the watchdog has seen
 
     cdef inline void event(self, int kind, uint64_t t, uint64_t dur, uint32_t request, uint32_t flags, uint64_t a, uint32_t task,
                            uint32_t b) noexcept:

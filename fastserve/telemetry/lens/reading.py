@@ -113,6 +113,8 @@ class Kind(IntEnum):
     TIMER = 17
     SWITCH = 18
     RECEIVE = 19
+    ORPHAN = 20
+    CONTEXT = 21
 
 
 class Wait(IntEnum):
@@ -303,7 +305,7 @@ class Area:
     def events(self) -> tuple[list[Event], int]:
         """All that can be meant, and how many cannot."""
         make = Event._make
-        found = [make(fields) for fields in EVENT.iter_unpack(self.ring) if 1 <= fields[3] <= 19]
+        found = [make(fields) for fields in EVENT.iter_unpack(self.ring) if 1 <= fields[3] <= 21]
         return found, len(self.ring) // EVENT.size - len(found)
 
     def strings(self) -> tuple[dict[int, str], dict[int, Stack]]:

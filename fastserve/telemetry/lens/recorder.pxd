@@ -56,6 +56,7 @@ cdef class RequestTrace(Trace):
     cdef bint muted              # it was not slow: nothing more is kept
     cdef bint straight           # events go to the ring, and nothing is added up: the usual case, asked first
     cdef Slab slab               # mode slow: what is held back until it is known whether it is worth it; None: nothing is
+    cdef Slab owed               # that of one that was not slow, while its client may still take its time; or None
     cdef uint64_t stalls_before
     cdef Marker marker
     cdef object pattern          # of its route, if that is known before its task
@@ -73,6 +74,7 @@ cdef class RequestTrace(Trace):
             self._put(kind, t, dur, flags, a, task, b)
 
     cdef void _put(self, int kind, uint64_t t, uint64_t dur, uint32_t flags, uint64_t a, uint32_t task, uint32_t b) noexcept
+    cdef void _tell_route(self, object pattern) noexcept
     cdef void _hold(self, Event *event) noexcept
     cdef void _keep(self) noexcept
 
@@ -84,6 +86,14 @@ cdef class Marker:
 cdef class Step:
     cdef TaskTrace trace
     cdef object callback
+
+
+cdef class Hook:             # of a method of the loop
+    cdef Recorder recorder
+    cdef str name
+    cdef object ours             # the function
+    cdef object before           # what the loop had there of its own, or None
+    cdef object original         # what we call: that, or the method
 
 
 @cython.final
@@ -108,6 +118,9 @@ cdef class Recorder(Lens):
     cdef dict _made                  # and all there are, by name
     cdef dict _kinds                 # type of an awaitable -> how to see what it waits for
     cdef set thread_futures          # ids of futures that a thread will settle
+    cdef tuple _base                 # code objects of the frames in which the loop itself runs, from the outermost
+    cdef Hook _errors                # the loop's call_exception_handler(), once it is ours
+    cdef dict _gone                  # id of a task that is gone without an end -> its TaskTrace
     cdef Place *_places
     cdef size_t _places_size, _places_used
     cdef Known *_known
@@ -136,4 +149,9 @@ cdef class Recorder(Lens):
     cdef int _leave(self, TaskTrace trace, int64_t now) except -1
     cdef void _interrupt(self, TaskTrace trace, int64_t now) noexcept
     cdef int _replace(self, str name) except -1
+    cdef Hook _replacement(self, str name)
     cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0
+    cdef int _destroyed(self, object task) except -1
+    cdef int _unawaited(self, object coro, RequestTrace of, uint32_t task) except -1
+    cdef uint32_t _here(self, object coro, uint32_t *flags) except? 0
+    cdef uint32_t _definition(self, object coro) except? 0

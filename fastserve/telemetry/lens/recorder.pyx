@@ -27,6 +27,8 @@ import concurrent.futures
 import logging
 import sys
 import threading
+import types
+import warnings
 import weakref
 
 cimport cython
@@ -38,12 +40,14 @@ from libc.string cimport memcpy, memmove, memset
 
 from fastserve.protocol.board cimport FLIGHT_READY, FLIGHT_RUNNING, FLIGHT_WAITING, Flight
 from fastserve.protocol.lens cimport (
-    CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, KERNEL_KNOWN, RAISED, RETURNED, SUSPENDED, TRACING, WAS_CUT, WSGI_THREAD,
+    CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, KERNEL_KNOWN, OF_ARRIVAL, OF_HANDLER,
+    RAISED, RETURNED, SUSPENDED, TO_THE_END, TRACING, WAS_CUT, WSGI_THREAD,
 )
 from fastserve.protocol.timers cimport precise_now
 from fastserve.telemetry.lens.memory cimport (
-    BODY, BRACKET, BROKEN, BY_CALLBACK, BY_CANCEL, BY_SELF, BY_TASK, BY_THREAD, BY_TIMER, BY_UNKNOWN, CONN_ACCEPT, DRAIN, LENS_FULL,
-    LENS_SAMPLE, LENS_SLOW, MARK, RECEIVE, REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SPAWN_ROOT, SWITCH, TASK_AWAIT, TASK_END,
+    BODY, BRACKET, BROKEN, BY_CALLBACK, BY_CANCEL, BY_SELF, BY_TASK, BY_THREAD, BY_TIMER, BY_UNKNOWN, CONN_ACCEPT, CONTEXT, DRAIN, LENS_FULL,
+    LENS_SAMPLE, LENS_SLOW, MARK, ORPHAN, ORPHAN_DEFINED, ORPHAN_DESTROYED, ORPHAN_UNAWAITED, RECEIVE,
+    REQUEST_BEGIN, REQUEST_END, RESPONSE_BODY, RESPONSE_HEAD, ROUTE, SPAWN_ROOT, SWITCH, TASK_AWAIT, TASK_END,
     TASK_POLL, TASK_SPAWN, THREAD_RUN, TIMER, WAIT_THREAD, WAIT_TIMER, WRAPPER, Header,
 )
 
@@ -51,7 +55,7 @@ from fastserve.protocol.lens import LOOP_ATTRIBUTE
 from fastserve.protocol.lens import thread as lens_thread
 from fastserve.protocol.tasks import tasks_by_loop
 from fastserve.telemetry.lens.reading import request_id
-from fastserve.telemetry.lens.waits import wait_of
+from fastserve.telemetry.lens.waits import is_library, wait_of
 
 __all__ = ["Recorder"]
 
@@ -61,6 +65,7 @@ cdef enum:
     SLAB_FIRST = 64      # events of one request that are held back in mode slow: room at first,
     SLAB_MAX = 1024      # and at most
     TRIALS = 32
+    GONE_MAX = 64        # tasks without an end of which the loop may still say, in the same collection, that they were destroyed
     EVENT_NS = 8         # an event: ten stores to memory that is at hand
 
 cdef enum:               # how an awaitable tells what it waits for
@@ -70,6 +75,7 @@ cdef enum:               # how an awaitable tells what it waits for
     BY_TRAVERSE = 4
     IS_FUTURE_ITERATOR = 5
     IS_END = 6
+    STANDS_FOR = 7       # one of ours, in the place of a coroutine
 
 cdef extern from *:
     """
@@ -245,7 +251,9 @@ cdef object _current_task = asyncio.current_task
 cdef dict _current_tasks = tasks_by_loop()
 fs_know_future(Future)
 cdef str ANYIO = "anyio._backends._asyncio"
+cdef str UNAWAITED = "_warn_unawaited_coroutine"
 cdef object _anyio_before = None    # what stood where our _run_sync stands now
+cdef object _warn_before = None     # and our _warn_unawaited_coroutine
 cdef int _recorders = 0
 cdef object FutureIterator = None   # its type; known from the first loop there is
 
@@ -256,10 +264,15 @@ cdef object FutureIterator = None   # its type; known from the first loop there 
 cdef class TaskTrace:
     def __call__(self, reference):
         """Its task is gone: nobody has waited for its end (the weak reference calls this)."""
+        cdef Recorder recorder
         if not self.ended:
-            if not self.of.recorder.broken:
+            recorder = self.of.recorder
+            if not recorder.broken:
                 self.of.put(TASK_END, precise_now(), 0, 0, 0, self.number, 0)
-            self.of.recorder.forget(self)
+                if len(recorder._gone) >= GONE_MAX:
+                    recorder._gone.clear()
+                recorder._gone[<size_t>self.task] = self   # the collector takes weak references first; the loop may say more of it
+            recorder.forget(self)
 
 
 @cython.final
@@ -356,7 +369,7 @@ cdef class RequestTrace(Trace):
 
     cdef void _hold(self, Event *event) noexcept:
         if <int64_t>(event.t + event.dur) - self.head_at >= self.recorder.area.header.slow_ns and event.kind != REQUEST_BEGIN \
-                and event.kind != CONN_ACCEPT:
+                and event.kind != CONN_ACCEPT and event.kind != REQUEST_END:
             self._keep()   # it is slow already
             self.put(event.kind, event.t, event.dur, event.flags, event.a, event.task, event.b)
         elif not self.slab.add(event):
@@ -388,6 +401,11 @@ cdef class RequestTrace(Trace):
         self.put(RESPONSE_BODY, precise_now(), 0, 0, length, 0, 0)
 
     cdef void drained(self, int64_t since, int64_t now) noexcept:
+        if self.owed is not None:
+            if now - self.head_at < self.recorder.area.header.slow_ns:
+                return
+            self.slab, self.owed, self.muted = self.owed, None, False
+            self._keep()   # it was the client who made it slow
         self.put(DRAIN, since, now - since, 0, 0, 0, 0)
 
     cdef void over(self, unsigned status, uint64_t sent, int64_t now) noexcept:
@@ -399,14 +417,15 @@ cdef class RequestTrace(Trace):
         self.is_over = True
         if self.outcome == RAISED and (status >= 500 or flags & WAS_CUT):
             flags |= HANDLER_FAILED
-        if self.slab is not None:
-            if dur >= header.slow_ns or status >= 500 or flags & (WAS_CUT | HANDLER_FAILED) or header.stall_since_ns \
-                    or header.stalls != self.stalls_before:
-                self._keep()
-            else:
-                self.slab = None
-                self.muted = True
+        if self.slab is not None and (dur >= header.slow_ns or status >= 500 or flags & (WAS_CUT | HANDLER_FAILED)
+                                  or header.stall_since_ns or header.stalls != self.stalls_before):
+            self._keep()
+        if self.pattern is not None and self.first_task == 0:
+            self._tell_route(self.pattern)   # it had no task that would have said so
         self.put(REQUEST_END, now, dur if dur > 0 else 0, flags, status, 0, sent if sent < 0xffffffffu else 0xffffffffu)
+        if self.slab is not None:
+            self.owed, self.slab = self.slab, None
+            self.muted = True   # it was not slow; but its client may still take its time
         self.recorder.live -= 1
 
     # --- the handler ---
@@ -415,7 +434,10 @@ cdef class RequestTrace(Trace):
         if self.first_task == 0:
             self.handler = handler
             self.pattern = pattern   # its task will say so
-            return
+        else:
+            self._tell_route(pattern)
+
+    cdef void _tell_route(self, object pattern) noexcept:
         try:
             self.put(ROUTE, precise_now(), 0, 0, 0, 0, self.recorder.area.familiar_id(pattern))
         except BaseException as error:
@@ -513,7 +535,10 @@ cdef class RequestTrace(Trace):
         except BaseException as error:
             self.recorder.broke(error)
 
-    cdef bytes timing(self):
+    cdef void parent(self, const uint8_t *text, size_t length) noexcept:
+        self.put(CONTEXT, precise_now(), 0, 0, 0, 0, self.recorder.area.request_text(text, length))
+
+    cdef bytes timing(self, unsigned parts_wanted):
         # Of the handler's task, up to now: its last slice may still be running. In ms, to a tenth: no clock for others.
         cdef TaskTrace root = self.root
         cdef int64_t busy = self.busy
@@ -525,13 +550,17 @@ cdef class RequestTrace(Trace):
                 busy += precise_now() - root.began
                 scheduled += root.began - root.ready
                 polls += 1
-            if self.in_kernel >= 0:
-                parts.append(f"kern;dur={self.in_kernel / 1e6:.1f}")
-            parts.append(f"parse;dur={self.parse / 1e6:.1f}")
-            if polls:
+            if parts_wanted & OF_ARRIVAL:
+                if self.in_kernel >= 0:
+                    parts.append(f"kern;dur={self.in_kernel / 1e6:.1f}")
+                parts.append(f"parse;dur={self.parse / 1e6:.1f}")
+            if parts_wanted & TO_THE_END:
+                parts.append(f"total;dur={(precise_now() - self.head_at) / 1e6:.1f}")
+            if polls and parts_wanted & OF_HANDLER:
                 parts.append(f"busy;dur={busy / 1e6:.1f}, sched;dur={scheduled / 1e6:.1f}, idle;dur={self.idle / 1e6:.1f}")
                 parts.append(f'polls;desc="{polls}"')
-            parts.append(f'fs;desc="{request_id(self.recorder.area.header.slot, self.request)}"')
+            if parts_wanted & OF_ARRIVAL:
+                parts.append(f'fs;desc="{request_id(self.recorder.area.header.slot, self.request)}"')
             return ", ".join(parts).encode()
         except BaseException as error:
             self.recorder.broke(error)
@@ -588,6 +617,7 @@ cdef class Recorder(Lens):
         self._hooks = []
         self._made = {}
         self.thread_futures = set()
+        self._gone = {}
         self._places_size = 64
         self._places = <Place *>calloc(self._places_size, sizeof(Place))
         self._known_size = 1024
@@ -626,9 +656,13 @@ cdef class Recorder(Lens):
             _recorders -= 1
             if _recorders == 0:
                 _leave_anyio()
+                _leave_warnings()
+            if self._errors is not None and self.loop.__dict__.get(self._errors.name) is self._errors.ours:
+                _restore(self.loop, self._errors)
         if getattr(self.loop, LOOP_ATTRIBUTE, None) is self:
             delattr(self.loop, LOOP_ATTRIBUTE)
         self.broken = True   # a Step that is still to come is only a callback
+        self._gone.clear()
         while self._places_used and at < self._places_size:
             if self._places[at].task != NULL:
                 self.forget(<TaskTrace>self._places[at].trace)   # and another may move to its place
@@ -749,6 +783,9 @@ cdef class Recorder(Lens):
         except BaseException as error:
             self.broke(error)
             return None
+
+    cdef Trace here(self):
+        return None if self.current is None else self.current.of
 
     # --- the tasks of traced requests ---
 
@@ -1018,6 +1055,10 @@ cdef class Recorder(Lens):
             return 0
         self._replace("call_soon")
         self._replace("run_in_executor")
+        if self._base is None:   # these stay until the end: what is nobody's any more may be told of at any time
+            self._base = tuple([code for code, _ in _frames()])
+            self._errors = self._replacement("call_exception_handler")
+            _watch_warnings()
         if _anyio_before is None:
             _watch_anyio()
         if timers:
@@ -1035,17 +1076,17 @@ cdef class Recorder(Lens):
         own = self.loop.__dict__
         for hook in reversed(self._hooks):
             if own.get((<Hook>hook).name) is (<Hook>hook).ours:
-                if (<Hook>hook).before is None:
-                    delattr(self.loop, (<Hook>hook).name)
-                else:
-                    setattr(self.loop, (<Hook>hook).name, (<Hook>hook).before)
-                (<Hook>hook).before = None
+                _restore(self.loop, <Hook>hook)
             else:   # somebody above us still calls us, and we pass it on for ever; the next time another one stands on top
                 self._made.pop((<Hook>hook).name, None)
         self._hooks.clear()
         return 0
 
     cdef int _replace(self, str name) except -1:
+        self._hooks.append(self._replacement(name))
+        return 0
+
+    cdef Hook _replacement(self, str name):
         cdef Hook hook = self._made.get(name)
         if hook is None:   # made once: in mode sample they come and go with each request
             hook = self._made[name] = Hook.__new__(Hook)
@@ -1054,9 +1095,56 @@ cdef class Recorder(Lens):
             hook.ours = fs_bind_call_soon(_call_soon, hook) if name == "call_soon" else WRAPPERS[name](hook)
         hook.before = self.loop.__dict__.get(name)
         hook.original = getattr(self.loop, name)
-        self._hooks.append(hook)
         setattr(self.loop, name, hook.ours)
+        return hook
+
+    # --- what is nobody's ---
+
+    cdef int _destroyed(self, object task) except -1:
+        # The loop says so of a pending task, while that is taken apart.
+        cdef TaskTrace trace = self.find(<PyObject *>task)
+        cdef object coro = task.get_coro()
+        cdef uint32_t stack
+        if trace is None:
+            trace = self._gone.pop(<size_t><PyObject *>task, None)
+            if trace is None or trace.coro != <PyObject *>coro:
+                return 0   # another one, at the same address
+        stack = trace.stack if trace.stack else self._definition(coro)
+        trace.of.put(ORPHAN, precise_now(), 0, ORPHAN_DESTROYED, self.area.text_id(_name_of(coro)), trace.number, stack)
         return 0
+
+    cdef int _unawaited(self, object coro, RequestTrace of, uint32_t task) except -1:
+        # The interpreter says so of a coroutine, while that is taken apart. `of`: whose it is; None: nobody knows.
+        cdef uint32_t flags = ORPHAN_UNAWAITED
+        cdef uint32_t stack
+        cdef uint32_t name = self.area.text_id(_name_of(coro))
+        if of is None:
+            stack = self._definition(coro)
+            self.area.event(ORPHAN, precise_now(), 0, 0, flags | ORPHAN_DEFINED, name, 0, stack)
+        else:
+            stack = self._here(coro, &flags)
+            of.put(ORPHAN, precise_now(), 0, flags, name, task, stack)
+        return 0
+
+    cdef uint32_t _here(self, object coro, uint32_t *flags) except? 0:
+        # Where it was dropped: mostly the line that made it. What is left over when a function returns has no line any more.
+        cdef list frames = _frames()
+        cdef size_t shared = 0
+        for code in self._base or ():
+            if shared >= <size_t>len(frames) or frames[shared][0] is not code:
+                break
+            shared += 1
+        frames = frames[max(shared, <size_t>max(0, len(frames) - FRAMES_MAX)):]
+        if not any([not is_library(code.co_filename) for code, _ in frames]):
+            flags[0] |= ORPHAN_DEFINED
+            return self._definition(coro)
+        return self.area.stack_id(0, tuple([(self.area.code_id(code), line) for code, line in frames]))
+
+    cdef uint32_t _definition(self, object coro) except? 0:
+        code = getattr(coro, "cr_code", None)
+        if not isinstance(code, types.CodeType):
+            return 0
+        return self.area.stack_id(0, ((self.area.code_id(code), code.co_firstlineno),))
 
     # --- what a task waits for ---
 
@@ -1091,6 +1179,8 @@ cdef class Recorder(Lens):
                         count += 1
                     through = thing
                     thing = thing.cr_await
+                elif kind == STANDS_FOR:
+                    thing = thing.lens_coroutine
                 elif kind == BY_GI_YIELDFROM:
                     thing = thing.gi_yieldfrom
                 elif kind == BY_TRAVERSE:
@@ -1174,6 +1264,8 @@ cdef class Recorder(Lens):
             how = IS_FUTURE_ITERATOR
         elif isinstance(thing, Future):
             how = IS_END
+        elif hasattr(kind, "lens_coroutine"):
+            how = STANDS_FOR
         elif hasattr(kind, "cr_await"):
             how = BY_CR_AWAIT
         elif hasattr(kind, "gi_yieldfrom"):
@@ -1272,11 +1364,6 @@ async def _probe(Recorder self):
 
 cdef class Hook:
     """What stands in the place of a method of the loop."""
-    cdef Recorder recorder
-    cdef str name
-    cdef object ours             # the function
-    cdef object before           # what the loop had there of its own, or None
-    cdef object original         # what we call: that, or the method
 
 
 cdef class Job:
@@ -1358,6 +1445,83 @@ def _run_sync(cls, function, *arguments, **named):
         if self.current is not None and not self.broken:
             function = _job(self, function)
     return before.__func__(cls, function, *arguments, **named)
+
+
+def _call_exception_handler(Hook hook):
+    def call_exception_handler(context):
+        cdef Recorder self = hook.recorder
+        if not self.broken and type(context) is dict:
+            try:
+                task = context.get("task")
+                if isinstance(task, Task) and str(context.get("message")).startswith("Task was destroyed"):
+                    self._destroyed(task)
+            except BaseException as error:
+                self.broke(error)
+        return hook.original(context)
+
+    return call_exception_handler
+
+
+def _watch_warnings():
+    # The interpreter calls it whenever a coroutine is dropped that was never awaited; what filters there are comes behind it.
+    global _warn_before
+    before = getattr(warnings, UNAWAITED, None)
+    if _warn_before is None and before is not None:
+        _warn_before = before
+        setattr(warnings, UNAWAITED, _warn_unawaited_coroutine)
+
+
+def _leave_warnings():
+    global _warn_before
+    if _warn_before is not None and getattr(warnings, UNAWAITED, None) is _warn_unawaited_coroutine:
+        setattr(warnings, UNAWAITED, _warn_before)
+        _warn_before = None   # whoever stands above us still calls us, and we pass it on
+
+
+def _warn_unawaited_coroutine(coro):
+    """That of `warnings`, which says of a traced request that it was its coroutine."""
+    cdef Recorder self
+    cdef TaskTrace task
+    loop = asyncio._get_running_loop()
+    of = getattr(lens_thread, "trace", None)
+    of = getattr(of, "outer", of)   # of an application within another
+    lens = (<RequestTrace>of).recorder if isinstance(of, RequestTrace) else getattr(loop, LOOP_ATTRIBUTE, None)
+    if isinstance(lens, Recorder):
+        self = <Recorder>lens
+        try:
+            if self.broken:
+                pass
+            elif self.area.collecting:   # anybody's
+                if self.area.header.mode == LENS_FULL:
+                    self._unawaited(coro, None, 0)
+            elif of is not None:
+                self._unawaited(coro, <RequestTrace?>of, 0)
+            elif self.current is not None:
+                task = self.current
+                self._unawaited(coro, task.of, task.number)
+        except BaseException as error:
+            self.broke(error)
+    return _warn_before(coro)
+
+
+cdef list _frames():
+    # (code, line) of what runs in this thread, from the outermost.
+    cdef list found = []
+    frame = sys._getframe()
+    while frame is not None:
+        found.append((frame.f_code, frame.f_lineno or 0))
+        frame = frame.f_back
+    found.reverse()
+    return found
+
+
+cdef int _restore(object loop, Hook hook) except -1:
+    if hook.before is None:
+        delattr(loop, hook.name)
+    else:
+        setattr(loop, hook.name, hook.before)
+    hook.before = None
+    return 0
 
 
 @cython.final
@@ -1472,5 +1636,6 @@ def _create_task(Hook hook):
 
 
 cdef dict WRAPPERS = {
+    "call_exception_handler": _call_exception_handler,
     "run_in_executor": _run_in_executor, "call_later": _call_later, "call_at": _call_at, "create_task": _create_task,
 }

@@ -3,7 +3,9 @@
 Room: side wing, telemetry. Called by: recorder.pyx, once for each new stack. Calls: reading.
 
 Told from the innermost frame outwards, as long as the frames are a library's: behind the first frame of the user's own
-nothing is known that would be his. What no row knows is a future, which is what everything else waits for in the end.
+nothing is known that would be his. Locks, events, queues and streams of asyncio and anyio are what others are made of: a
+pool that keeps its connections in an `asyncio.Queue` is waited for as a pool. So what they say counts only if no library
+between them and the user's frame says more. What no row knows is a future, which everything else waits for in the end.
 """
 
 from __future__ import annotations
@@ -75,16 +77,20 @@ WAITS: dict[str, dict[str, Wait]] = {
     "starlette/concurrency.py": {"*": Wait.THREAD},
     "aiofiles/threadpool/": {"*": Wait.THREAD},
     # --- pools ---
-    "asyncpg/pool.py": {"*": Wait.POOL},
+    "asyncpg/pool.py": {
+        "Pool._acquire": Wait.POOL,
+        "Pool._acquire.<locals>._acquire_impl": Wait.POOL,
+        "PoolAcquireContext.__aenter__": Wait.POOL,
+        "*": Wait.UPSTREAM,
+    },
     "psycopg_pool/": {"*": Wait.POOL},
     "aiopg/pool.py": {"*": Wait.POOL},
     "aiomysql/pool.py": {"*": Wait.POOL},
     "asyncmy/pool.": {"*": Wait.POOL},
     "aioodbc/pool.py": {"*": Wait.POOL},
-    "sqlalchemy/pool/": {"*": Wait.POOL},
+    "aiosqlitepool/pool.py": {"Pool.acquire": Wait.POOL},
     "redis/asyncio/connection.py": {
         "BlockingConnectionPool.get_connection": Wait.POOL,
-        "ConnectionPool.get_connection": Wait.POOL,
         "*": Wait.UPSTREAM,
     },
     "pymongo/asynchronous/pool.py": {"Pool._get_conn": Wait.POOL, "Pool.checkout": Wait.POOL, "*": Wait.UPSTREAM},
@@ -98,7 +104,7 @@ WAITS: dict[str, dict[str, Wait]] = {
     "psycopg/": {"*": Wait.UPSTREAM},
     "aiopg/": {"*": Wait.UPSTREAM},
     "aiomysql/": {"*": Wait.UPSTREAM},
-    "redis/asyncio/": {"*": Wait.UPSTREAM},
+    "redis/": {"*": Wait.UPSTREAM},
     "pymongo/": {"*": Wait.UPSTREAM},
     "motor/": {"*": Wait.UPSTREAM},
     "grpc/aio/": {"*": Wait.UPSTREAM},
@@ -107,10 +113,25 @@ WAITS: dict[str, dict[str, Wait]] = {
     "websockets/": {"*": Wait.UPSTREAM},
     "aiosqlite/": {"*": Wait.THREAD},
     # --- ours, which are compiled and have no frame of their own but a name ---
-    "fastserve/interfaces/native": {"_in_pool": Wait.THREAD, "_threaded": Wait.THREAD},
+    "fastserve/interfaces/native": {"_in_pool": Wait.THREAD, "_threaded": Wait.THREAD, "_call_mounted": Wait.CHILDREN},
+    "fastserve/interfaces/relay": {"relay": Wait.CHILDREN},
+    # --- what answers by tasks of its own ---
+    "starlette/middleware/base.py": {
+        "BaseHTTPMiddleware.__call__.<locals>.call_next": Wait.CHILDREN,
+        "BaseHTTPMiddleware.__call__.<locals>.call_next.<locals>.body_stream": Wait.CHILDREN,
+    },
 }
 """Part of a file's path -> name of the function, or "*" for all others in it -> what it waits for. The first part that
 is found counts: more special ones stand first."""
+
+MADE_OF = ("asyncio/", "anyio/")
+"""Rows of what others are made of."""
+
+PARTS = (Wait.LOCK, Wait.EVENT, Wait.QUEUE, Wait.CHILDREN, Wait.IO)
+"""And what they say, if it is not the last word."""
+
+BRIDGES = ("sqlalchemy/util/concurrency.py", "sqlalchemy/util/_concurrency_py3k.py")
+"""What was called from a greenlet, whose frames nobody sees: a queue without a driver around it is the pool's."""
 
 WORDS = {"receive": Wait.RECEIVE, "drain": Wait.DRAIN, "message": Wait.MESSAGE}
 """What awaitables of this server say of themselves (`lens_wait`)."""
@@ -124,12 +145,22 @@ def wait_of(frames: Sequence[tuple[str, str]], awaited: object, word: str | None
     """
     if word is not None and word in WORDS:
         return WORDS[word]
-    for file, name in reversed(frames):
-        found = _row(file.replace("\\", "/"), name)
-        if found is not None:
+    part: Wait | None = None
+    inner = ""  # the function that says so
+    for path, name in reversed(frames):
+        file = path.replace("\\", "/")
+        row, found = _row(file, name)
+        if found is None:
+            if part is not None and any("/" + bridge in file for bridge in BRIDGES):
+                return Wait.POOL if part == Wait.QUEUE or inner == "wait_for" else part
+            if not is_library(path):
+                break
+        elif not row.startswith(MADE_OF) or (part is None and found not in PARTS):
             return found
-        if not is_library(file):
-            break
+        elif part is None:
+            part, inner = found, name
+    if part is not None:
+        return part
     if awaited is None:
         return Wait.YIELD
     if isinstance(awaited, asyncio.Task) or type(awaited).__name__ == "_GatheringFuture":
@@ -137,8 +168,8 @@ def wait_of(frames: Sequence[tuple[str, str]], awaited: object, word: str | None
     return Wait.FUTURE
 
 
-def _row(file: str, name: str) -> Wait | None:
+def _row(file: str, name: str) -> tuple[str, Wait | None]:
     for part, names in WAITS.items():
         if "/" + part in file or file.startswith(part):
-            return names.get(name, names.get("*"))
-    return None
+            return part, names.get(name, names.get("*"))
+    return "", None

@@ -239,6 +239,7 @@ cdef class Watchdog:
         if self.collected in gc.callbacks:
             gc.callbacks.remove(self.collected)
         self.collected = None
+        self.area.collecting = False
         self._end()
         if self.pid == os.getpid():
             self.area.header.heartbeat_every_ns = 0
@@ -372,6 +373,7 @@ cdef class Watchdog:
     def _collected(self, str phase, dict about):
         # Of gc.callbacks: in whatever thread, with the GIL, and with it until the end of the collection.
         cdef int64_t now = precise_now()
+        self.area.collecting = phase == "start"
         if phase == "start":
             self.collecting = now
         elif self.collecting and now - self.collecting >= PAUSE_NS:
