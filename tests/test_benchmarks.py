@@ -85,8 +85,8 @@ def tiny_server(answer: Callable[[bytes], bytes | None]) -> Iterator[tuple[int, 
         started.set()
         await stopping.wait()
         server.close()
-        for _ in range(10):
-            await asyncio.sleep(0)  # what was accepted gets its transport: a task cancelled before that leaks the socket
+        for _ in range(10):  # what was accepted gets its transport: a task cancelled before that leaks the socket
+            await asyncio.sleep(0)
         mine = asyncio.current_task()
         for task in asyncio.all_tasks() - {mine}:
             task.cancel()
