@@ -94,7 +94,9 @@ def table(heading: str, cells: Mapping[tuple[str, str], str], without: Mapping[t
 
 def shown(name: str) -> str:
     """The first paragraph of the application's tests, behind its name."""
-    text = ast.get_docstring(ast.parse((ROOT / "tests" / "applications" / f"test_{name}.py").read_text(encoding="utf-8")))
+    text = ast.get_docstring(
+        ast.parse((ROOT / "tests" / "applications" / f"test_{name}.py").read_text(encoding="utf-8"))
+    )
     assert text is not None
     return " ".join(text.split("\n\n")[0].split()).partition(": ")[2].rstrip(".")
 
