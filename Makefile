@@ -39,8 +39,8 @@ site:           ## the documentation as a site, into build/site; every warning i
 wheel:          ## for this machine and this Python, into dist/
 	$(PYTHON) -m pip wheel -q --no-deps . -w dist
 
-wheels:         ## for every Linux with glibc 2.17, x86-64 and arm64, without a container
-	PYTHON=$(PYTHON) bash .ci/wheels
+wheels:         ## for every Linux with glibc 2.17, x86-64 and arm64, and each of PYTHON, without a container
+	PYTHON="$(PYTHON)" bash .ci/wheels
 
 clean:
 	rm -rf build dist *.egg-info .benchmarks

@@ -77,7 +77,9 @@ def offered_by_bash(script: str, line: str, cwd: Path, breaks: str = " \t\n\"'><
 def offered_by_fish(script: str, line: str, cwd: Path) -> set[str]:
     (cwd / ".completion").write_text(script)
     said = with_shell("fish", "source .completion; complete -C $argv[1]", line, cwd=cwd)
-    return {found.partition("\t")[0] for found in said.splitlines()}
+    offered = {found.partition("\t")[0] for found in said.splitlines()}
+    word = line.rpartition(" ")[2]  # fish 4.0 also tells of options in which its letters come one after another
+    return {text for text in offered if text.startswith(word) or not word.startswith("-")}
 
 
 LINES: list[tuple[str, set[str]]] = [
