@@ -15,8 +15,10 @@ that fails is measured again.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -132,6 +134,8 @@ def watched(server: Running, tmp_path: Path, work: Callable[[], None]) -> Seen:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, looking.pid, -19)  # or it looks late where others want its processor
     try:
         time.sleep(0.7)  # it looks for the interpreter first
         work()
@@ -233,11 +237,11 @@ def by_code(model: Model) -> dict[str, Finding]:
 # --------------------------------------------------------------------------------------------------------- the kernel
 
 
-def accounted(pid: int) -> int:
-    """Nanoseconds that its first thread had a processor, or waited for one, since it began."""
+def accounted(pid: int) -> tuple[int, int]:
+    """Nanoseconds that its first thread had a processor, and that it waited for one, since it began."""
     time.sleep(0.02)  # now it sleeps: of what runs the kernel has counted the last few milliseconds only when it stops
     on, waited, _ = map(int, Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split())
-    return on + waited
+    return on, waited
 
 
 def test_busy_is_what_the_kernel_has_accounted(server: Running) -> None:
@@ -245,19 +249,21 @@ def test_busy_is_what_the_kernel_has_accounted(server: Running) -> None:
         before = len(model_of(server).requests)
         for _ in range(5):
             server.get("/burns")
-        idle = accounted(worker(server))
+        pid = worker(server)
+        start, _ = accounted(pid)
         time.sleep(0.5)
-        idle = accounted(worker(server)) - idle  # what it costs to do nothing: the beat of the watchdog, and the like
+        idle = accounted(pid)[0] - start  # what it costs to do nothing: the beat of the watchdog, and the like
         accounts = []
         for _ in range(10):
-            start = accounted(worker(server))
+            start, waited = accounted(pid)
             server.get("/burns")
-            accounts.append(accounted(worker(server)) - start)
+            stop, waited_too = accounted(pid)
+            accounts.append((stop - start, waited_too - waited))
         requests = model_of(server).requests[before + 5 :]
         assert len(requests) == 10
-        own = [kernel - idle * one.busy // 500_000_000 for one, kernel in zip(requests, accounts, strict=True)]
-        agree = [within(one.busy, its) for one, its in zip(requests, own, strict=True)]
-        # the kernel counts as well what the worker waited for a processor before and behind the handler
-        assert agree.count(True) >= 8, list(zip([one.busy for one in requests], own, strict=True))
+        for one, (on, waited) in zip(requests, accounts, strict=True):
+            on -= idle * one.busy // 500_000_000
+            # It may have waited for a processor before its handler began, too: then all that can be said is "between".
+            assert within(one.busy, min(max(one.busy, on), on + waited)), (one.busy, on, waited)
 
     again(round_)
