@@ -480,7 +480,8 @@ cdef class Connection(Channel):
             self.service.scratch.len = 0  # whatever went wrong: no byte of this body for anybody else's
             self._consuming = False
             self.flush()
-            self._last_trace = None   # whoever takes no notice of it by now has all of its answer
+            if not self._tls:   # whose transport says later that it is full
+                self._last_trace = None   # whoever takes no notice of it by now has all of its answer
         return pos
 
     cdef int _body_bytes(self, const uint8_t *data, size_t length, object owner) except -1:
@@ -901,7 +902,8 @@ cdef class Connection(Channel):
         if not self._consuming:
             self._next(self._end != self._start)
             self._flush_now()
-            self._last_trace = None
+            if not self._tls:
+                self._last_trace = None
             self._resume()
         return 0
 
