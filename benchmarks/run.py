@@ -79,6 +79,11 @@ class Sample:
     rss_bytes: int
 
 
+def typed(command: list[str]) -> list[str]:
+    """What one would type in a clone: the folders of this machine are nobody else's business."""
+    return [Path(command[0]).name, *(word.removeprefix(f"{servers.ROOT}/") for word in command[1:])]
+
+
 def choose_cores(server: int | None, wrk: int | None) -> tuple[int, int]:
     """The first two cores we may use, unless told otherwise. One core for both is possible only if asked for."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -153,14 +158,9 @@ def measure(
         "machine": describe_machine(plan.cores),
         "versions": {**before.get("versions", {}), "wrk": wrk_version, **present},
         "packages": {name: version for name in PACKAGES if (version := _package_version(name))},
-        # what one would type: the folder of this environment is nobody else's business
         "commands": {
             **before.get("commands", {}),
-            **{
-                name: [Path(first).name, *rest]
-                for name in present
-                for first, *rest in [servers.SERVERS[name].command(0)]
-            },
+            **{name: typed(servers.SERVERS[name].command(0)) for name in present},
         },
         "missing": {**{n: why for n, why in before.get("missing", {}).items() if n not in present}, **missing},
         "runs": {name: before["runs"][name] for name in old},

@@ -18,6 +18,7 @@ if str(ROOT) not in sys.path:
 from benchmarks import callgrind, misses, page, report, servers, syscalls, targets  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.progress import Progress  # noqa: E402
+from benchmarks.run import typed  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"
 SMALL = Path(__file__).parent / "small" / "result.json"
@@ -276,3 +277,14 @@ def test_one_command_measures_everything_and_writes_the_page(
 def test_a_report_needs_a_result_or_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 2
     assert "--run" in capsys.readouterr().err
+
+
+def test_no_folder_of_a_machine_is_told() -> None:
+    told = [*(ROOT / "benchmarks" / "results").glob("*/report.md"), ROOT / "docs" / "performance.md"]
+    assert len(told) > 2
+    for one in told:
+        assert not re.search(r"[ `](/tmp|/root|/home|/work|/Users)/", one.read_text()), one
+    for name in ("fastserve-tls", "fastserve-asgi-tls"):
+        words = typed(servers.SERVERS[name].command(0))
+        assert not any(word.startswith("/") for word in words), words
+        assert "tests/data/localhost.crt" in words
