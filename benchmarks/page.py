@@ -343,13 +343,7 @@ def not_measured(result: Result) -> list[str]:
         lines += [f"- Cases: {', '.join(absent)}."] if absent else []
         lines += [f"- Servers: {', '.join(others)}."] if others else []
         lines.append("")
-    if result["failures"]:
-        lines += ["## What failed", ""]
-        for failure in result["failures"]:
-            when = f"round {failure['round']}" if failure["round"] else "before round 1"
-            lines.append(f"- {failure['server']}, {failure['case']}, {when}: {failure['reason']}")
-        lines.append("")
-    return lines
+    return lines + report.what_failed(result)
 
 
 def how_made(result: Result, path: Path, page: Path) -> list[str]:

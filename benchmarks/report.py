@@ -365,15 +365,21 @@ def markdown(result: Result, reference: str, extra: Iterable[str] = ()) -> str:
         if s["case"] not in CONNECTION_PER_REQUEST and s["connections_opened"] > 2 * s["connections"] + 20
     ]
     lines.append("")
-    if result["failures"]:
-        lines += ["## What failed", ""]
-        for f in result["failures"]:
-            when = f"round {f['round']}" if f["round"] else "before round 1"
-            lines.append(f"- {f['server']}, {f['case']}, {when}: {f['reason']}")
-        lines.append("")
+    lines += what_failed(result)
     lines += ["## How they were started", ""]
     lines += [f"- {name}: `{' '.join(command)}`" for name, command in result["commands"].items()]
     return "\n".join(lines) + "\n"
+
+
+def what_failed(result: Result) -> list[str]:
+    """A section, if anything did."""
+    if not result["failures"]:
+        return []
+    lines = ["## What failed", ""]
+    for failure in result["failures"]:
+        when = f"round {failure['round']}" if failure["round"] else "before round 1"
+        lines.append(f"- {failure['server']}, {failure['case']}, {when}: {failure['reason']}")
+    return [*lines, ""]
 
 
 def plot(result: Result, paths: Sequence[Path], chosen: Collection[str] | None = None) -> None:

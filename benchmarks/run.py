@@ -79,6 +79,13 @@ class Sample:
     rss_bytes: int
 
 
+def turns(names: Iterable[str], number: int) -> list[str]:
+    """Everybody, in the order of this round (from 1): each begins one further on."""
+    order = list(names)
+    first = (number - 1) % len(order) if order else 0
+    return order[first:] + order[:first]
+
+
 def typed(command: list[str]) -> list[str]:
     """What one would type in a clone: the folders of this machine are nobody else's business."""
     return [Path(command[0]).name, *(word.removeprefix(f"{servers.ROOT}/") for word in command[1:])]
@@ -223,9 +230,7 @@ def _measure_case(
                 if name in running:
                     running.pop(name).stop()
         for number in range(1, plan.rounds + 1):
-            order = list(running)
-            turn = (number - 1) % len(order) if order else 0
-            for name in order[turn:] + order[:turn]:
+            for name in turns(running, number):
                 try:
                     with say.step(f"{case.name}, {name}: round {number} of {plan.rounds}", plan.seconds + AROUND_S):
                         sample = take_sample(plan, case, running[name], number, sizes[name], plan.seconds)

@@ -91,9 +91,7 @@ def _measure_profile(
                 if who in running:
                     running.pop(who).stop()
         for number in range(1, plan.rounds + 1):
-            names = list(running)
-            turn = (number - 1) % len(names) if names else 0
-            for who in names[turn:] + names[:turn]:
+            for who in run.turns(running, number):
                 try:
                     with say.step(f"{profile.name}, {who}: round {number} of {plan.rounds}", plan.seconds):
                         sample = take(plan, profile, running[who])

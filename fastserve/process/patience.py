@@ -11,10 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["FIRST", "Patience", "patiently"]
+__all__ = ["AT_ONCE", "FIRST", "Patience", "patiently", "stage_of"]
 
 FIRST = 2.0  # seconds after which silence worries
 LATER = 10.0  # then, doubled each time: 2, 10, 20, 40 ...
+AT_ONCE = "a second Ctrl-C or TERM ends it at once"
+
+
+def stage_of(app: object, loaded: bool) -> str:
+    """What a start waits for. app: as it is configured; loaded: it is imported."""
+    name = app if isinstance(app, str) else "the application"
+    return f"waiting for the startup of {name}" if loaded else f"importing {name}"
 
 
 class Patience:

@@ -51,7 +51,7 @@ from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.logs import configure_logging
 from fastserve.process.loops import close_loop, new_loop
-from fastserve.process.patience import Patience
+from fastserve.process.patience import AT_ONCE, Patience, stage_of
 from fastserve.process.server import Server, load_application
 from fastserve.process.sockets import Listeners
 from fastserve.process.sources import reread
@@ -150,9 +150,7 @@ class Watcher:
     def _watch(self) -> None:
         try:
             self._be_told()
-        except (
-            Exception
-        ) as error:  # of inotify's limits, or a folder whose name is no UTF-8: whatever watchfiles raises
+        except Exception as error:  # whatever watchfiles raises: of inotify's limits, a folder whose name is no UTF-8
             self.kind = "polling"
             reason = " ".join(str(error).split())
             logger.warning("watchfiles cannot watch (%s): files are looked at again and again instead", reason)
@@ -332,11 +330,9 @@ class Reloader:
         if (self._announced and not self._stopping) or not children or not (so_far := self._patience.due(now)):
             return
         if self._stopping:
-            what = "still stopping; a second Ctrl-C or TERM ends it at once"
-        elif all(child.loaded for child in children):
-            what = f"waiting for the startup of {self._config.app}"
+            what = f"still stopping; {AT_ONCE}"
         else:
-            what = f"importing {self._config.app}"
+            what = stage_of(self._config.app, all(child.loaded for child in children))
         logger.info("%s (%s)", what, so_far)
 
     def _latest(self) -> float:

@@ -43,7 +43,7 @@ from fastserve.process.child import Child, Slot, State, backoff, cause_of, failu
 from fastserve.process.config import Address, Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
-from fastserve.process.patience import Patience
+from fastserve.process.patience import AT_ONCE, Patience, stage_of
 from fastserve.process.privileges import Identity
 from fastserve.process.shared import Shared
 from fastserve.process.sockets import Listeners
@@ -332,9 +332,8 @@ class Supervisor:
             return
         workers = [slot.current for slot in self._slots if slot.wanted]
         slow = [each for each in workers if each is None or each.state is State.BOOTING]
-        app = self._config.app if isinstance(self._config.app, str) else "the application"
-        loaded = slow and all(each is not None and each.loaded for each in slow)
-        doing = f"waiting for the startup of {app}" if loaded else f"importing {app}"
+        loaded = bool(slow) and all(each is not None and each.loaded for each in slow)
+        doing = stage_of(self._config.app, loaded)
         of = f", in {len(slow)} of {len(workers)} workers" if len(workers) > 1 else ""
         logger.info("%s%s (%s)", doing, of, so_far)
 
@@ -342,7 +341,7 @@ class Supervisor:
         if not (so_far := self._patience.due(now)) or not (left := self._children()):
             return
         seconds = max(0.0, max(child.deadline for child in left) - now)
-        most = f"{seconds:.0f} s more at most, a second Ctrl-C or TERM ends it at once"
+        most = f"{seconds:.0f} s more at most, {AT_ONCE}"
         logger.info("still stopping: %s to end (%s; %s)", count(len(left), "worker has", "workers have"), so_far, most)
 
     def _go_round(self, now: float) -> None:

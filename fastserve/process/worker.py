@@ -37,7 +37,7 @@ from fastserve.process.config import Config
 from fastserve.process.hooks import Hooks
 from fastserve.process.importer import ApplicationError
 from fastserve.process.loops import close_loop, new_loop
-from fastserve.process.patience import patiently
+from fastserve.process.patience import AT_ONCE, patiently, stage_of
 from fastserve.process.privileges import Identity
 from fastserve.process.server import Server, load_application
 from fastserve.process.shortage import shortage
@@ -210,7 +210,7 @@ class Worker:
             try:
                 self._loading = True
                 try:
-                    with self._patiently(f"importing {self._name}"):
+                    with self._patiently(stage_of(self._config.app, loaded=False)):
                         app, interface = self._loaded or load_application(self._config)
                 finally:
                     self._loading = False
@@ -231,10 +231,6 @@ class Worker:
                     raise ApplicationError.of("the application failed to start", error) from error
                 logger.error("the application called sys.exit(%r) while serving", error.code)
                 return error.code if isinstance(error.code, int) and error.code else FORCED
-
-    @property
-    def _name(self) -> str:
-        return self._config.app if isinstance(self._config.app, str) else "the application"
 
     def _patiently(self, what: str) -> contextlib.AbstractContextManager[None]:
         """A supervisor tells itself what it waits for."""
@@ -259,7 +255,7 @@ class Worker:
         starting = loop.create_task(server.start())
         stopping = loop.create_task(self._stop.wait())
         try:
-            with self._patiently(f"waiting for the startup of {self._name}"):
+            with self._patiently(stage_of(self._config.app, loaded=True)):
                 await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 starting.cancel()
@@ -275,7 +271,7 @@ class Worker:
             self._on_ready(server)
             limit = await self._until_the_end(server, stopping)
             try:
-                with self._patiently("still stopping; a second Ctrl-C or TERM ends it at once"):
+                with self._patiently(f"still stopping; {AT_ONCE}"):
                     await server.stop(limit)
             except Exception as error:
                 failure = error
