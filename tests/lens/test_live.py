@@ -628,6 +628,8 @@ def test_slow_mode_keeps_a_request_that_only_its_client_made_slow() -> None:
         time.sleep(0.05)
     assert [(one.id, one.write_wait > 500_000_000) for one in server.requests] == [("w0-0002", True), ("w0-0003", True)]
     assert all(one.finished and one.status == 200 and not one.partial for one in server.requests)
+    for one in server.requests:  # the handler's slice ends behind the answer
+        assert one.polls == 1 and one.busy > 0 and one.root is not None and one.root.outcome == "returned"
 
 
 def test_a_body_of_crumbs(server: LensServer) -> None:

@@ -353,9 +353,10 @@ cdef class RequestTrace(Trace):
                 self.polls += 1
             elif kind == TASK_AWAIT:
                 self.idle += dur
-        if self.slab is None:
-            if not self.muted:
-                self.recorder.area.event(kind, t, dur, self.request, flags, a, task, b)
+        if self.slab is None and not self.muted:
+            self.recorder.area.event(kind, t, dur, self.request, flags, a, task, b)
+            return
+        if self.slab is None and self.owed is None:
             return
         event.t = t
         event.dur = dur
@@ -365,7 +366,10 @@ cdef class RequestTrace(Trace):
         event.a = a
         event.task = task
         event.b = b
-        self._hold(&event)
+        if self.slab is not None:
+            self._hold(&event)
+        else:
+            self.owed.add(&event)   # how the handler ends, behind the answer: kept if its client made the request slow
 
     cdef void _hold(self, Event *event) noexcept:
         if <int64_t>(event.t + event.dur) - self.head_at >= self.recorder.area.header.slow_ns and event.kind != REQUEST_BEGIN \
