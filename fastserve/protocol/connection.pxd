@@ -89,6 +89,7 @@ cdef class Connection(Channel):
     cdef void _drop_fields(self) noexcept
     cdef int _update_reading(self) except -1
     cdef int _body_bytes(self, const uint8_t *data, size_t length, object owner) except -1
+    cdef int _gather(self, const uint8_t *data, size_t length) except -1
     cdef int _feed(self) except -1
     cdef int _end_of_message(self, const uint8_t *data, fs_field *fields, uint32_t count) except -1
     # one exchange

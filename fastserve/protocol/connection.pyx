@@ -222,6 +222,9 @@ cdef class Connection(Channel):
             return 0
         return self.conn.body.remaining
 
+    cdef uint8_t *wire_place(self, size_t *room) except? NULL:
+        return self.exchange.body.place(self.conn.body.remaining, room)
+
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1:
         cdef Py_ssize_t used
         if self.conn.reading == FS_BODY:
@@ -485,17 +488,25 @@ cdef class Connection(Channel):
         return pos
 
     cdef int _body_bytes(self, const uint8_t *data, size_t length, object owner) except -1:
-        # A read that is nothing but body goes to the reader as it is; pieces (chunks) are gathered, one object per read.
+        # A read that is nothing but body goes to the reader as it is; chunks are gathered, one object per read.
         cdef Exchange exchange = self.exchange
-        cdef fs_out *scratch = &self.service.scratch
         if exchange is None or exchange.body is None:
             return 0  # nobody wants it: drained to save the connection
         if owner is not None and <size_t>PyBytes_GET_SIZE(owner) == length \
                 and data == <const uint8_t *>PyBytes_AS_STRING(owner):
             exchange.body.feed(owner)
-            if exchange.trace is not None:
-                exchange.trace.body(length, False)
-            return 0
+        elif exchange.body.is_place(data):
+            exchange.body.placed(length)
+        elif self.conn.body.framing == FS_BODY_LENGTH:
+            exchange.body.feed_raw(data, length)
+        else:
+            return self._gather(data, length)
+        if exchange.trace is not None:
+            exchange.trace.body(length, False)
+        return 0
+
+    cdef int _gather(self, const uint8_t *data, size_t length) except -1:
+        cdef fs_out *scratch = &self.service.scratch
         if scratch.cap - scratch.len < length:
             _grow(scratch, length)
         memcpy(scratch.data + scratch.len, data, length)

@@ -273,7 +273,7 @@ cdef bint HAVE_SENDFILE = FS_HAVE_EPOLL   # both are Linux's, here
 
 cdef enum:
     EVENTS_MAX = 64           # taken from the set per turn of the loop; the rest comes with the next turn
-    BUFFER_SIZE = 65536
+    BUFFER_SIZE = 131072      # a head and a body of 64 KiB come in one read
     OWN_MAX = 262144          # body bytes read into an object of their own at once
     READS_MAX = 4             # full buffers read of one connection before others get their turn
     WATCHERS = 2              # slots whose workers watch a listener that is shared by all
@@ -811,10 +811,12 @@ cdef class SocketWire(Wire):
         cdef size_t room, wants
         cdef int reads = 0
         cdef object owner
+        cdef uint8_t *place
         cdef PyObject *whole
         while reads < READS_MAX:
             reads += 1
             owner = None
+            place = NULL
             wants = stream.wire_wants()
             if wants == 0:
                 room = BUFFER_SIZE
@@ -823,13 +825,19 @@ cdef class SocketWire(Wire):
                 else:
                     got = fs_recv(self.fd, driver.buffer, room)
             else:
-                # The rest of a body: into the object that the application will get, without a copy.
-                room = wants if wants < OWN_MAX else OWN_MAX
-                owner = PyBytes_FromStringAndSize(NULL, room)
-                got = fs_recv(self.fd, PyBytes_AS_STRING(owner), room)
+                # The rest of a body: into the object that the application will get, without a copy: the one that is being
+                # filled, or a new one.
+                place = stream.wire_place(&room)
+                if place == NULL:
+                    room = min(wants, <size_t>OWN_MAX)
+                    owner = PyBytes_FromStringAndSize(NULL, room)
+                    got = fs_recv(self.fd, PyBytes_AS_STRING(owner), room)
+                else:
+                    room = min(room, <size_t>OWN_MAX)
+                    got = fs_recv(self.fd, place, room)
             if got > 0:
                 if owner is None:
-                    stream.wire_received(driver.buffer, got, None)
+                    stream.wire_received(driver.buffer if place == NULL else place, got, None)
                     driver.came_ns = 0   # what is run later has waited for other reasons
                 else:
                     if <size_t>got < room:

@@ -2,6 +2,7 @@
 # lazily.
 #
 # Called by: the wings, users. Calls: Headers, Channel (facts of the transport), core.pxd.
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastserve.protocol.core cimport fs_field, fs_request_head
 from fastserve.protocol.forwarded cimport Forwarded
@@ -17,6 +18,8 @@ cdef class RequestBody:
     # The bytes of one request body, in order, bounded; fed by the Connection, read by one handler.
     cdef object _front               # the next piece, bytes; None: there is none at present
     cdef object _behind              # collections.deque of those that come after it, or None
+    cdef bytes _whole                # what is collected and was received in its place, or None
+    cdef size_t _filled              # bytes of that which have come
     cdef size_t buffered             # bytes of these that hold up reading; 0 while the body is collected
     cdef uint64_t received           # bytes fed so far
     cdef bint ended                  # the whole body was fed
@@ -31,6 +34,14 @@ cdef class RequestBody:
 
     # --- the Connection's side ---
     cdef int feed(self, object data) except -1
+    cdef int feed_raw(self, const uint8_t *data, size_t length) except -1   # borrowed until it returns
+    cdef uint8_t *place(self, uint64_t remaining, size_t *room) except? NULL   # where the next bytes may be received, or NULL;
+    cdef inline bint is_place(self, const uint8_t *data):
+        return self._whole is not None and data == <const uint8_t *>PyBytes_AS_STRING(self._whole) + self._filled
+
+    cdef int placed(self, size_t length) except -1     # so many were received there
+    cdef int _append(self, const uint8_t *data, size_t length) except -1
+    cdef int _resize(self, size_t size) except -1
     cdef int end(self, object trailers) except -1
     cdef int fail(self, object error) except -1
     cdef int _wake(self) except -1
@@ -43,6 +54,7 @@ cdef class RequestBody:
         return self._front is not None
 
     cdef bytes joined(self)          # all of it, once ended; raises `error`
+    cdef bytes _taken_whole(self)
     cdef int _begin(self) except -1
     cdef bint awaited(self)          # does the reader wait for bytes now?
 

@@ -7,6 +7,7 @@ Rules:   RFC 9110 sections 3.4, 7.1, 8.6; RFC 9112 sections 3.2.2, 3.3, 8 (an in
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -33,6 +34,13 @@ from fastserve.errors import HTTPException
 from fastserve.protocol.headers import Address, QueryParams, URL, cookie_parser
 
 __all__ = ["Namespace", "Request", "json_decode"]
+
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **object, Py_ssize_t size) except -1
+
+cdef enum:
+    PLACE_MIN = 262144   # bytes of a collected body that room is made for at first
 
 
 cdef object _json_decoder():
@@ -115,7 +123,8 @@ cdef class RequestBody:
     Two ways to read: piece by piece (take, wait), where `buffered` lets the Connection pause reading; or the whole of
     it (collect, wait, joined), where nobody is woken before the end and the bound is the limit for bodies (413).
 
-    Most bodies are one piece, which needs no queue.
+    Most bodies are one piece, which needs no queue. A longer one of known length that is collected is received straight into
+    the object that the reader gets (place): it is not copied, and not joined.
     """
 
     # --- the Connection's side ---
@@ -129,6 +138,8 @@ cdef class RequestBody:
         n = PyBytes_GET_SIZE(data)
         if n == 0:
             return 0
+        if self._whole is not None:
+            return self._append(<const uint8_t *>PyBytes_AS_STRING(data), n)
         if self._front is None:
             self._front = data
         else:
@@ -139,6 +150,56 @@ cdef class RequestBody:
         if not self._collecting:
             self.buffered += n
             self._wake()
+        return 0
+
+    cdef int feed_raw(self, const uint8_t *data, size_t length) except -1:
+        if self.ended or self.error is not None or length == 0:
+            return 0
+        if self._whole is None:
+            return self.feed(PyBytes_FromStringAndSize(<const char *>data, length))
+        return self._append(data, length)
+
+    cdef uint8_t *place(self, uint64_t remaining, size_t *room) except? NULL:
+        cdef object piece
+        cdef size_t held, size
+        if not self._collecting or self.ended or self.error is not None:
+            return NULL
+        if self._whole is None:
+            pieces = [] if self._front is None else [self._front, *(self._behind or ())]
+            held = sum([PyBytes_GET_SIZE(piece) for piece in pieces])
+            self._whole = PyBytes_FromStringAndSize(NULL, held + min(remaining, <uint64_t>PLACE_MIN))
+            self._filled = 0
+            self._front = self._behind = None
+            for piece in pieces:
+                memcpy(PyBytes_AS_STRING(self._whole) + self._filled, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+                self._filled += PyBytes_GET_SIZE(piece)
+        size = PyBytes_GET_SIZE(self._whole)
+        if size == self._filled:
+            # By doubling: whoever announces much and sends little holds little.
+            size += min(remaining, <uint64_t>size)
+            self._resize(size)
+        room[0] = size - self._filled
+        return <uint8_t *>PyBytes_AS_STRING(self._whole) + self._filled
+
+    cdef int placed(self, size_t length) except -1:
+        self._filled += length
+        self.received += length
+        return 0
+
+    cdef int _append(self, const uint8_t *data, size_t length) except -1:
+        if self._filled + length > <size_t>PyBytes_GET_SIZE(self._whole):
+            self._resize(self._filled + length)
+        memcpy(PyBytes_AS_STRING(self._whole) + self._filled, data, length)
+        return self.placed(length)
+
+    cdef int _resize(self, size_t size) except -1:
+        # What is resized must not be shared: one reference, and not this attribute's.
+        cdef PyObject *whole = <PyObject *>self._whole
+        Py_INCREF(self._whole)
+        self._whole = None
+        _PyBytes_Resize(&whole, size)
+        self._whole = <bytes>whole
+        Py_DECREF(self._whole)
         return 0
 
     cdef int end(self, object trailers) except -1:
@@ -243,6 +304,7 @@ cdef class RequestBody:
         if self._collecting:
             self._collecting = False
             self._listener = None
+            self._front = self._front or self._taken_whole()
             self.buffered = 0 if self._front is None else len(self._front)
             if self._behind:
                 self.buffered += sum([len(data) for data in self._behind])
@@ -254,11 +316,23 @@ cdef class RequestBody:
             raise self.error
         if not self.ended:
             raise RuntimeError("the request body is not complete")
+        whole = self._taken_whole()
+        if whole is not None:
+            return whole
         if self._front is None:
             return b""
         whole = self._front if not self._behind else b"".join((self._front, *self._behind))
         self._front = self._behind = None
         self.buffered = 0
+        return whole
+
+    cdef bytes _taken_whole(self):
+        cdef bytes whole
+        if self._whole is None:
+            return None
+        if self._filled < <size_t>PyBytes_GET_SIZE(self._whole):
+            self._resize(self._filled)
+        whole, self._whole = self._whole, None
         return whole
 
 

@@ -19,6 +19,7 @@ cdef class Stream(Expiring):
     cdef int begin(self, Wire wire) except -1      # accepted
     cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1   # owner: bytes of just this, or None
     cdef size_t wire_wants(self)                   # body bytes that are to come, and worth a bytes object of their own; or 0
+    cdef uint8_t *wire_place(self, size_t *room) except? NULL   # where these may be received; NULL: into a new object
     cdef bint wire_ended(self) except -1           # FIN; True: keep our side open
     cdef int wire_left(self) except -1             # the peer is gone, seen while reading is paused
     cdef int wire_behind(self) except -1           # the peer has not taken all at once: some of it is held,

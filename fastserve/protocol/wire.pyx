@@ -55,6 +55,9 @@ cdef class Stream(Expiring):
     cdef size_t wire_wants(self):
         return 0
 
+    cdef uint8_t *wire_place(self, size_t *room) except? NULL:
+        return NULL
+
     cdef bint wire_ended(self) except -1:
         return False
 

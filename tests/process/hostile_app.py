@@ -20,6 +20,11 @@ async def count(request: Request) -> str:
     return str(sum([len(piece) async for piece in request.stream()]))
 
 
+@app.post("/whole")
+async def whole(body: bytes) -> str:
+    return str(len(body))
+
+
 @app.get("/much")
 async def much() -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:

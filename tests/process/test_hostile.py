@@ -101,6 +101,19 @@ def latencies(server: Server, count: int) -> list[float]:
     return sorted(found)
 
 
+def test_a_large_body_is_held_once(server: Server) -> None:
+    # Received where the application finds it: in no piece beside it that would have to be joined.
+    size = 12 * 1024 * 1024
+    with server.connect() as client:
+        client.sendall(b"POST /whole HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+        assert client.recv(65536).endswith(b"\r\n\r\n3")
+        before = server.rss()
+        server.forget_peak()
+        client.sendall(f"POST /whole HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode() + b"x" * size)
+        assert client.recv(65536).endswith(b"\r\n\r\n12582912")
+    assert 0.9 * size < server.peak() - before < 1.25 * size
+
+
 # ------------------------------------------------------------------------------------------------- a thousand slow ones
 
 
