@@ -9,6 +9,7 @@ nothing below warnings logged. benchmarks/README.md says which others were tried
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -480,9 +481,14 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Below those that the kernel gives to clients: none of them takes it before the server does."""
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, random.randrange(10_000, 32_768)))  # Linux's ip_local_port_range begins there
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 def tool(name: str) -> list[str]:

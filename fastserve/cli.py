@@ -19,6 +19,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from fastserve._version import __version__
 from fastserve.errors import ConfigError
@@ -48,12 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # `fastserve check ... | head`: nobody reads any more, which is no fault
-        _forget_stdout()
+        _forget(sys.stdout)
     except OSError as error:
         if logging.getLogger("fastserve").isEnabledFor(logging.DEBUG):
             logging.getLogger("fastserve").debug("where it failed:", exc_info=True)
         code = complain(f"fastserve: error: {_reason(error)}", 3 if is_limit(error) else 1)
-        _forget_stdout()
+        _forget(sys.stdout)
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _forget(sys.stderr)  # what cannot be said is no other exit code: Python's own would be 120
     leave_stuck_threads(code)
     return code
 
@@ -321,10 +326,10 @@ def _nearest(error: UnicodeError) -> tuple[bytes, int]:
     return b"".join(bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else b"?" for one in text), error.end
 
 
-def _forget_stdout() -> None:
+def _forget(stream: TextIO) -> None:
     """What is still to be written there is not: Python would try once more at its end, and complain."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _reason(error: OSError) -> str:

@@ -547,7 +547,7 @@ def test_a_closed_stdout_is_nothing_to_complain_of(tmp_path: Path, arguments: tu
 @pytest.mark.parametrize("redirections", [">&-", ">/dev/full", "2>/dev/full", ">&- 2>&- <&-"])
 def test_it_serves_whatever_its_standard_streams_are(tmp_path: Path, redirections: str) -> None:
     """libuv ends a process that closes a socket numbered 0 to 2; a banner that cannot be written is no reason to end."""
-    command = ["sh", "-c", f'exec "$0" -m fastserve "$@" {redirections}', sys.executable]
+    command = ["sh", "-c", f'unset PYTHONUNBUFFERED; exec "$0" -m fastserve "$@" {redirections}', sys.executable]
 
     def answer() -> bytes:
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
@@ -556,6 +556,16 @@ def test_it_serves_whatever_its_standard_streams_are(tmp_path: Path, redirection
 
     with Running(*APP, "--uds", "s", "--no-supervisor", cwd=tmp_path, command=command) as server:
         until(lambda: b"hello" in answer() or server.process.poll() is not None, "an answer")
+        assert server.stop() == 0
+
+
+def test_a_line_that_could_not_be_written_is_no_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "murmurs.py").write_text(
+        "import sys\nfrom fastserve import App\napp = App()\nsys.stderr.buffer.write(b'no end')\n"
+    )
+    command = ["sh", "-c", 'unset PYTHONUNBUFFERED; exec "$0" -m fastserve "$@" 2>/dev/full', sys.executable]
+    with Running("murmurs:app", "--uds", "s", "--no-supervisor", cwd=tmp_path, command=command) as server:
+        until(lambda: (tmp_path / "s").exists() or server.process.poll() is not None, "a socket")
         assert server.stop() == 0
 
 

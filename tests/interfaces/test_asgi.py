@@ -1473,6 +1473,7 @@ def test_two_receive_at_once(raw, chained: bool | None) -> None:
     the body goes to one of them, and one that is cancelled takes nothing away."""
     got: list[bytes] = []
     kinds: list[str] = []
+    all_listen = threading.Event()
 
     @http_only
     async def app(scope, receive, send):
@@ -1490,6 +1491,8 @@ def test_two_receive_at_once(raw, chained: bool | None) -> None:
         readers = [asyncio.create_task(read()) for _ in range(3)]
         await asyncio.sleep(0.01)
         given_up.cancel()
+        await asyncio.sleep(0)
+        all_listen.set()
         while more:
             await asyncio.sleep(0.005)
         await send(START)
@@ -1510,6 +1513,7 @@ def test_two_receive_at_once(raw, chained: bool | None) -> None:
 
     with serving(outer) as url:
         conn = raw(url).send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n")
+        assert all_listen.wait(5)
         for piece in (b"ab", b"cd", b"ef"):
             time.sleep(0.03)
             conn.send(piece)

@@ -1509,11 +1509,12 @@ def _warn_unawaited_coroutine(coro):
 
 
 cdef list _frames():
-    # (code, line) of what runs in this thread, from the outermost.
+    # (code, line) of what runs in this thread, from the outermost. A frame that is taken apart has no code any more (3.13).
     cdef list found = []
     frame = sys._getframe()
     while frame is not None:
-        found.append((frame.f_code, frame.f_lineno or 0))
+        if frame.f_code is not None:
+            found.append((frame.f_code, frame.f_lineno or 0))
         frame = frame.f_back
     found.reverse()
     return found

@@ -364,9 +364,11 @@ cdef class Watchdog:
             frame = frame.f_back
         frames.reverse()
         for code in self.base:
-            if shared >= len(frames) - 1 or frames[shared][0] is not code:
+            if shared >= len(frames) or frames[shared][0] is not code:
                 break
             shared += 1
+        if shared == len(frames):
+            return 0   # the loop itself: whatever held it is over, and it has not come to its beat yet
         frames = frames[max(shared, len(frames) - FRAMES_MAX):]
         return self.area.stack_id(0, tuple([(self.area.code_id(code), line) for code, line in frames]))
 
