@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
+from process.running import free_port
 
 from fastserve import App, Request, Response
 from fastserve.errors import ConfigError
@@ -78,13 +79,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.symlink("loop", root / "loop")
     os.symlink("/dev/zero", root / "zero")
     return root
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None:

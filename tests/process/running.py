@@ -6,6 +6,7 @@ import atexit
 import http.client
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -34,6 +35,17 @@ FOR_OTHERS = [
     "import uvloop, apps, fastserve.interfaces.native, fastserve.process.run, fastserve.process.worker\n"
     "from fastserve.cli import main; sys.exit(main())",
 ]
+
+
+def free_port() -> int:
+    """Below those that the kernel gives to clients: none of them takes it before the server does."""
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", random.randrange(10_000, 32_768)))  # Linux's ip_local_port_range begins there
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], object], what: str, limit: float = LIMIT) -> None:

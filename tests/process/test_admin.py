@@ -15,16 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process.running import HERE, LIMIT, Running, alive, get, until
+from process.running import HERE, LIMIT, Running, alive, free_port, get, until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Admin:

@@ -28,7 +28,7 @@ import pytest
 import yaml
 from applications.proxies import nginx_command, nginx_config, running
 from deployments.cluster import changed
-from process.running import LIMIT, Running, get_unix, until
+from process.running import LIMIT, Running, free_port, get_unix, until
 
 from fastserve.process.arguments import help_text
 from fastserve.process.config import Config, TcpAddress
@@ -333,12 +333,6 @@ def test_a_root_that_is_read_only_is_enough(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- balancers
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_haproxy_takes_its_file() -> None:

@@ -239,6 +239,7 @@ cdef extern from "Python.h":
     object PyObject_CallMethodNoArgs(object thing, object name)
     PyTypeObject *Py_TYPE(object thing)
     Py_ssize_t PyTuple_GET_SIZE(object names)
+    PyObject *PyEval_GetFrame()   # borrowed, or NULL
 
 logger = logging.getLogger("fastserve")
 
@@ -1509,12 +1510,13 @@ def _warn_unawaited_coroutine(coro):
 
 
 cdef list _frames():
-    # (code, line) of what runs in this thread, from the outermost. A frame that is taken apart has no code any more (3.13).
+    # (code, line) of what runs in this thread, from the outermost. Not sys._getframe(): while a function that has returned lets
+    # go of its variables, that is a frame of the interpreter's own, without code (Python 3.13), which crashes 3.14.
     cdef list found = []
-    frame = sys._getframe()
+    cdef PyObject *top = PyEval_GetFrame()
+    frame = <object>top if top != NULL else None
     while frame is not None:
-        if frame.f_code is not None:
-            found.append((frame.f_code, frame.f_lineno or 0))
+        found.append((frame.f_code, frame.f_lineno or 0))
         frame = frame.f_back
     found.reverse()
     return found
