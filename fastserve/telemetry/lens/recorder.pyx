@@ -234,12 +234,15 @@ cdef extern from *:
     int fs_line_of(PyObject *code, int offset)
 
 cdef extern from "Python.h":
+    ctypedef struct PyFrameObject:
+        pass
+
     PyObject *PyObject_Vectorcall(PyObject *function, PyObject **arguments, size_t count, PyObject *names) except NULL
     object PyObject_CallObject(object function, object arguments)
     object PyObject_CallMethodNoArgs(object thing, object name)
     PyTypeObject *Py_TYPE(object thing)
     Py_ssize_t PyTuple_GET_SIZE(object names)
-    PyObject *PyEval_GetFrame()   # borrowed, or NULL
+    PyFrameObject *PyEval_GetFrame()   # borrowed, or NULL
 
 logger = logging.getLogger("fastserve")
 
@@ -1513,7 +1516,7 @@ cdef list _frames():
     # (code, line) of what runs in this thread, from the outermost. Not sys._getframe(): while a function that has returned lets
     # go of its variables, that is a frame of the interpreter's own, without code (Python 3.13), which crashes 3.14.
     cdef list found = []
-    cdef PyObject *top = PyEval_GetFrame()
+    cdef PyObject *top = <PyObject *>PyEval_GetFrame()
     frame = <object>top if top != NULL else None
     while frame is not None:
         found.append((frame.f_code, frame.f_lineno or 0))
