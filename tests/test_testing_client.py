@@ -20,7 +20,7 @@ import pytest
 import fastserve
 from fastserve import App, Request, WebSocket, WebSocketDisconnect
 from fastserve.errors import ConfigError
-from fastserve.testing import TestClient, WebSocketDenialResponse
+from fastserve.testing import TestClient, WebSocketDenialResponse, live_server
 
 pytest_plugins = ["pytester"]
 
@@ -278,6 +278,118 @@ def test_the_response_of_asgi_comes_with_its_background_tasks() -> None:
         assert client.get("/later").text == "soon" and app.state.done == ["background"]
         with pytest.raises(ZeroDivisionError, match="in the background"):
             client.get("/later?fails=1")
+
+
+def test_a_client_behind_a_proxy_of_the_test_has_its_background_tasks() -> None:
+    app = starlette()
+    with TestClient(app) as client:
+        for said in ({"x-forwarded-for": "192.0.2.7"}, {"x-forwarded-for": "192.0.2.7, 127.0.0.1"}):
+            app.state.done.clear()
+            assert client.get("/later", headers=said).text == "soon" and app.state.done == ["background"]
+            with pytest.raises(ZeroDivisionError, match="in the background"):
+                client.get("/later?fails=1", headers=said)
+
+
+def test_how_calls_are_known_is_not_seen_by_the_application() -> None:
+    seen: list[list[bytes]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append([name for name, _ in scope["headers"]])
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+        else:
+            await send({"type": "websocket.close"})
+
+    client = TestClient(app)
+    assert not [name for name in client.get("/").request.headers if name.startswith("fastserve")]
+    with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/"):
+        pytest.fail("it was accepted")
+    client.close()
+    plain, websocket = seen
+    assert sorted(plain) == [b"accept", b"accept-encoding", b"connection", b"host", b"user-agent"]
+    assert not [name for name in websocket if name.startswith(b"fastserve")]
+
+
+def test_templates_of_starlette_and_their_context(tmp_path: Path) -> None:
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+    from starlette.templating import Jinja2Templates
+
+    (tmp_path / "hello.html").write_text("Hello, {{ name }}!")
+    templates = Jinja2Templates(directory=str(tmp_path))
+
+    async def hello(request: Any) -> Response:
+        return templates.TemplateResponse(request, "hello.html", {"name": request.query_params["name"]})
+
+    async def plain(request: Any) -> Response:
+        return PlainTextResponse("plain")
+
+    async def through(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    routes = [Route("/", hello), Route("/plain", plain)]
+    for app in (
+        Starlette(routes=routes),
+        Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=through)]),
+    ):
+        with TestClient(app) as client:
+            for name in ("one", "two"):  # on one connection
+                answer: Any = client.get("/", params={"name": name})
+                assert answer.text == f"Hello, {name}!"
+                assert answer.template.name == "hello.html" and answer.context["name"] == name
+                info = answer.extensions["http.response.debug"]
+                assert info["template"] is answer.template and info["context"] is answer.context
+                plain_answer = client.get("/plain")
+                assert not hasattr(plain_answer, "template")
+                assert "http.response.debug" not in plain_answer.extensions
+            with client.stream("GET", "/", params={"name": "three"}) as stream:
+                assert stream.extensions["http.response.debug"]["context"]["name"] == "three"
+
+
+def test_debug_is_said_once_before_the_head_and_only_where_it_is_heard() -> None:
+    asked: list[str] = []
+    debug = {"type": "http.response.debug", "info": {"answer": 42}}
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    body = {"type": "http.response.body", "body": b"."}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"] + (" heard" if "http.response.debug" in scope["extensions"] else ""))
+        events: dict[str, list[Any]] = {
+            "/": [debug, start, body],
+            "/twice": [debug, debug, start, body],
+            "/late": [start, debug, body],
+            "/behind": [start, body, debug],
+            "/nothing": [{"type": "http.response.debug"}, start, body],
+            "/refused": [{**start, "status": "200"}, debug, start, body],
+        }
+        for message in events[scope["path"]]:
+            try:
+                await send(message)
+            except fastserve.errors.LocalProtocolError:
+                if scope["path"] != "/refused":
+                    raise
+
+    with TestClient(app) as client:
+        assert client.get("/").extensions["http.response.debug"] == {"answer": 42}
+        assert client.get("/refused").extensions["http.response.debug"] == {"answer": 42}
+        for path, message in (
+            ("/twice", "a second time"),
+            ("/late", "after 'http.response.start'"),
+            ("/behind", "after 'http.response.start'"),
+            ("/nothing", "'info' of 'http.response.debug' is a dict, not NoneType"),
+        ):
+            with pytest.raises(fastserve.errors.LocalProtocolError, match=message):
+                client.get(path)
+            assert client.get("/").text == "."
+    assert all(path.endswith(" heard") for path in asked)
+    asked.clear()
+    with live_server(app) as url:  # where nobody hears it, it is a message like any other unknown one
+        assert httpx.get(url + "/").status_code == 500
+    assert asked == ["/"]
 
 
 def test_a_stream_is_read_while_it_is_written() -> None:

@@ -5,13 +5,15 @@ The names are those of starlette.testclient.TestClient. Unlike there, requests c
 what works here works in production, limits and timeouts included.
 
 Theory of operation. The server listens on a free port of 127.0.0.1; `_Transport` sends every request there, whatever its
-URL says, so that Host is "testserver" and cookies are for that. An ASGI application is wrapped: `_Calls` knows by the
-address of the client's socket which call answers it, waits for its end (background tasks) and has its exception. Of a
-native or a WSGI application Server.on_exception tells.
+URL says, so that Host is "testserver" and cookies are for that. An ASGI application is wrapped: a field of the request's
+head, TICKET, which the application does not see, tells `_Calls` which call answers it; it waits for that call's end
+(background tasks), has its exception, and what it said with http.response.debug. Of a native or a WSGI application
+Server.on_exception tells.
 """
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import threading
 import weakref
@@ -21,6 +23,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from fastserve.errors import ClientDisconnected, LocalProtocolError
 from fastserve.process.config import Config
 from fastserve.process.server import load_application
 from fastserve.testing.live import LiveServer
@@ -31,7 +34,10 @@ __all__ = ["TestClient"]
 Self = TypeVar("Self", bound="TestClient")
 
 PATIENCE = 0.2  # seconds between two looks at a thread that is waited for
-CALLS_MAX = 1024  # remembered: one for each connection
+CALLS_MAX = 1024  # remembered: those that nobody has asked for yet
+TICKET = b"fastserve-test-call"  # the client's address would not do: X-Forwarded-For changes it in the scope
+DEBUG = "http.response.debug"
+STARLETTES = {"template", "context"}  # what its Jinja2Templates say, and its TestClient has as attributes of a response
 
 
 class TestClient(httpx.Client):
@@ -45,9 +51,11 @@ class TestClient(httpx.Client):
                 websocket.send_text("hello")
 
     `raise_server_exceptions`: what the application raises is raised by the request that it was to answer. A request to an
-    ASGI application returns when the application has: background tasks are over. `options` are those of the command line,
-    with underscores; with `ssl_certfile` it is https, and `cert` is the client's own certificate: a file, or with that of
-    its key. Other arguments are httpx's; there is no timeout unless one is given. Not for several threads at once.
+    ASGI application returns when the application has: background tasks are over. What one says with `http.response.debug`
+    is `response.extensions["http.response.debug"]`; `template` and `context` of it are `response.template` and
+    `response.context`. `options` are those of the command line, with underscores; with `ssl_certfile` it is https, and
+    `cert` is the client's own certificate: a file, or with that of its key. Other arguments are httpx's; there is no
+    timeout unless one is given. Not for several threads at once.
     """
 
     __test__ = False  # for pytest, which takes it for a class of tests
@@ -130,16 +138,48 @@ class _Call:
     def __init__(self) -> None:
         self.ended = threading.Event()
         self.error: BaseException | None = None
+        self.debug: Mapping[str, Any] | None = None
+        self.started = False
+
+    def sending(self, send: Any) -> Any:
+        """The application's `send`, which also takes http.response.debug: once, before the head of the response."""
+
+        async def note(message: Any) -> None:
+            info = message.get("info")
+            if not isinstance(info, Mapping):
+                raise LocalProtocolError(f"'info' of {DEBUG!r} is a dict, not {type(info).__name__}")
+            if self.started:
+                raise LocalProtocolError(f"{DEBUG!r} was sent after 'http.response.start'")
+            if self.debug is not None:
+                raise LocalProtocolError(f"{DEBUG!r} was sent a second time")
+            self.debug = info
+
+        async def start(message: Any) -> None:
+            await send(message)
+            self.started = True  # one that is refused is none
+
+        def call(message: Any) -> Any:
+            kind = message.get("type") if isinstance(message, Mapping) else None
+            if kind == DEBUG:
+                return note(message)
+            return start(message) if kind == "http.response.start" else send(message)
+
+        return call
 
 
 class _Calls:
-    """Calls of the application by the address of their client, and what it raised."""
+    """Calls of the application by the ticket of their request, and what it raised."""
 
     def __init__(self, raises: bool) -> None:
         self.raises = raises
-        self.of: dict[tuple[str, int], _Call] = {}
+        self.of: dict[bytes, _Call] = {}
         self.errors: list[BaseException] = []  # without a call to belong to
         self.alive: Callable[[], bool] = lambda: False
+        self._numbers = itertools.count(1)
+
+    def ticket(self) -> tuple[bytes, bytes]:
+        """A field for the head of the next request."""
+        return TICKET, b"%d" % next(self._numbers)
 
     def wrapped(self, app: Any, interface: str) -> Any:
         """An ASGI 3 application that remembers its calls here."""
@@ -147,10 +187,15 @@ class _Calls:
         async def call(scope: Any, receive: Any, send: Any) -> None:
             entry = None
             if scope["type"] in ("http", "websocket"):
+                ticket = b"".join(value for name, value in scope["headers"] if name == TICKET)
+                scope["headers"] = [pair for pair in scope["headers"] if pair[0] != TICKET]
                 entry = _Call()
                 while len(self.of) >= CALLS_MAX:
                     del self.of[next(iter(self.of))]
-                self.of[tuple(scope["client"])] = entry
+                self.of[ticket] = entry
+            if entry is not None and scope["type"] == "http":
+                scope["extensions"][DEBUG] = {}
+                send = entry.sending(send)
             try:
                 if interface == "asgi2":
                     await app(scope)(receive, send)
@@ -170,9 +215,14 @@ class _Calls:
         """Server.on_exception of a native or WSGI application."""
         self.errors.append(error)
 
-    def over(self, client: tuple[str, int]) -> None:
-        """The answer to this client is here, or never will be. Wait for the call, and raise what it raised."""
-        entry = self.of.get(client)
+    def debug(self, ticket: bytes) -> Mapping[str, Any] | None:
+        """What the application said with http.response.debug; the head of the response is here."""
+        entry = self.of.get(ticket)
+        return None if entry is None else entry.debug
+
+    def over(self, ticket: bytes) -> None:
+        """The answer is here, or never will be. Wait for the call, and raise what it raised."""
+        entry = self.of.pop(ticket, None)
         if entry is not None:
             while not entry.ended.wait(PATIENCE) and self.alive():
                 pass
@@ -199,8 +249,6 @@ class _Calls:
 
 def _is_departure(error: BaseException) -> bool:
     """Did the client leave, and the application say so? That is no fault of it."""
-    from fastserve.errors import ClientDisconnected
-
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_departure, error.exceptions))
     while error is not None:
@@ -227,6 +275,7 @@ class _Transport(httpx.BaseTransport):
         self.context = _client_context(cert) if config.tls else None
         self._app, self._interface = load_application(config)
         self._options.pop("factory", None)
+        self.tells_calls = self._interface.startswith("asgi")
         self.calls = _Calls(raises)
         self._live: LiveServer | None = None
         self._inner: httpx.HTTPTransport | None = None
@@ -235,11 +284,11 @@ class _Transport(httpx.BaseTransport):
     def serve(self, *, lifespan: bool) -> None:
         app = self._app
         options = {**self._options, "lifespan": "auto" if lifespan else "off", "interface": self._interface}
-        if self._interface.startswith("asgi"):
+        if self.tells_calls:
             app = self.calls.wrapped(app, self._interface)
             options["interface"] = "asgi3"
         live = LiveServer(app, options)
-        if not self._interface.startswith("asgi"):
+        if not self.tells_calls:
             live.server.on_exception = self.calls.tell
         live.start()
         inner = httpx.HTTPTransport(trust_env=False, verify=self.context or True)
@@ -277,10 +326,12 @@ class _Transport(httpx.BaseTransport):
         host, port = self.address
         inner = self._inner
         assert inner is not None
+        ticket = self.calls.ticket()
+        fields = request.headers.raw
         moved = httpx.Request(
             request.method,
             request.url.copy_with(host=host, port=port),
-            headers=request.headers,
+            headers=[*fields, ticket] if self.tells_calls else fields,
             stream=request.stream,
             extensions={"sni_hostname": request.url.host, **request.extensions},
         )
@@ -289,14 +340,19 @@ class _Transport(httpx.BaseTransport):
         except httpx.TransportError:
             self.calls.raise_any()  # which is why there is no answer
             raise
-        client = response.extensions["network_stream"].get_extra_info("client_addr")
         assert isinstance(response.stream, httpx.SyncByteStream)
-        return httpx.Response(
+        answer = httpx.Response(
             response.status_code,
             headers=response.headers,
-            stream=_Stream(response.stream, self.calls, tuple(client[:2])),
+            stream=_Stream(response.stream, self.calls, ticket[1]),
             extensions=response.extensions,
         )
+        info = self.calls.debug(ticket[1])
+        if info is not None:
+            answer.extensions[DEBUG] = info
+            for name in STARLETTES & info.keys():
+                setattr(answer, name, info[name])
+        return answer
 
 
 def _client_context(cert: str | tuple[str, str] | None) -> ssl.SSLContext:
@@ -312,18 +368,18 @@ def _client_context(cert: str | tuple[str, str] | None) -> ssl.SSLContext:
 class _Stream(httpx.SyncByteStream):
     """The body of a response; behind it the application has its say."""
 
-    def __init__(self, inner: httpx.SyncByteStream, calls: _Calls, client: tuple[str, int]) -> None:
+    def __init__(self, inner: httpx.SyncByteStream, calls: _Calls, ticket: bytes) -> None:
         self._inner = inner
         self._calls = calls
-        self._client = client
+        self._ticket = ticket
 
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._inner
         except httpx.TransportError:
-            self._calls.over(self._client)  # which is why it was cut short
+            self._calls.over(self._ticket)  # which is why it was cut short
             raise
-        self._calls.over(self._client)
+        self._calls.over(self._ticket)
 
     def close(self) -> None:
         self._inner.close()

@@ -33,12 +33,15 @@ ABNORMAL = 1006
 
 
 class _Calls(Protocol):
-    def over(self, client: tuple[str, int]) -> None: ...
+    def ticket(self) -> tuple[bytes, bytes]: ...
+
+    def over(self, ticket: bytes) -> None: ...
 
 
 class _Served(Protocol):
     calls: Any
     context: ssl.SSLContext | None  # with TLS
+    tells_calls: bool  # an ASGI application is served, whose calls are known by their tickets
 
     @property
     def address(self) -> tuple[str, int]: ...
@@ -62,7 +65,7 @@ class WebSocketSession:
         self._subprotocols = tuple(subprotocols)
         self._socket: socket.socket | None = None
         self._reader: Any = None
-        self._client: tuple[str, int] = ("", 0)
+        self._ticket = served.calls.ticket()
         self._closed = False  # we have sent a close frame
         self._ended: WebSocketDisconnect | None = None  # the server has
         self.accepted_subprotocol: str | None = None
@@ -71,7 +74,6 @@ class WebSocketSession:
 
     def __enter__(self) -> WebSocketSession:
         self._socket = socket.create_connection(self._served.address)
-        self._client = self._socket.getsockname()[:2]
         try:
             if self._served.context is not None:
                 self._socket = self._served.context.wrap_socket(self._socket, server_hostname=self._request.url.host)
@@ -93,7 +95,7 @@ class WebSocketSession:
         finally:
             self._drop()
         if error is None:
-            self._served.calls.over(self._client)
+            self._served.calls.over(self._ticket[1])
 
     # --- sending ---
 
@@ -169,6 +171,8 @@ class WebSocketSession:
             (b"Sec-WebSocket-Version", b"13"),
             (b"Sec-WebSocket-Key", key),
         ]
+        if self._served.tells_calls:
+            fields.append(self._ticket)
         if self._subprotocols:
             fields.append((b"Sec-WebSocket-Protocol", ", ".join(self._subprotocols).encode("ascii")))
         lines = [b"GET " + url.raw_path + b" HTTP/1.1", *(name + b": " + value for name, value in fields)]
@@ -177,13 +181,13 @@ class WebSocketSession:
         try:
             answer.begin()
         except (http.client.HTTPException, ConnectionError):
-            self._served.calls.over(self._client)  # which is why there is no answer
+            self._served.calls.over(self._ticket[1])  # which is why there is no answer
             raise
         headers = answer.getheaders()
         if answer.status != 101:
             content = answer.read()
             answer.close()
-            self._served.calls.over(self._client)
+            self._served.calls.over(self._ticket[1])
             denial = WebSocketDenialResponse(answer.status, headers=headers, content=content, request=self._request)
             denial.code, denial.reason = 1000, ""
             raise denial
@@ -226,7 +230,7 @@ class WebSocketSession:
                 return message
         assert self._ended is not None
         if self._ended.code in (INTERNAL_ERROR, ABNORMAL):
-            self._served.calls.over(self._client)  # perhaps it has raised something
+            self._served.calls.over(self._ticket[1])  # perhaps it has raised something
         raise self._ended
 
     def _take(self) -> str | bytes | None:
