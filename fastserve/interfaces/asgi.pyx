@@ -207,7 +207,7 @@ cdef class ASGIHandler(Handler):
         except BaseException as error:
             call.let_go()
             call.settle(None, error)
-            if not isinstance(error, (Exception, CancelledError)):
+            if isinstance(error, KeyboardInterrupt):
                 raise
             return 0
         call.pooled = websocket is None
@@ -384,7 +384,7 @@ cdef class ASGICall(EventCall):
         cdef object data, future
         cdef bint more
         if exchange is None or self.stage == COMPLETE:
-            return {"type": "http.disconnect"}
+            return self.now_and_then(event, {"type": "http.disconnect"})
         if not self.body_over:
             body = exchange.body
             if body is None:
@@ -403,7 +403,7 @@ cdef class ASGICall(EventCall):
                 self.body_over = not more
                 return {"type": "http.request", "body": data, "more_body": more}
         if exchange.disconnected or exchange.ended:
-            return {"type": "http.disconnect"}
+            return self.now_and_then(event, {"type": "http.disconnect"})
         return self.until_woken(event)
 
     # --- send, station 6: respond ---
@@ -486,7 +486,7 @@ cdef class ASGICall(EventCall):
         self.headers = None
         self.stage = BODY
         self.sends_trailers = self.wants_trailers and self.scope is not None \
-            and "http.response.trailers" in self.scope.get("extensions", ())
+            and "http.response.trailers" in (self.scope.get("extensions") or ())
         return 0
 
     cdef int body_event(self, object message) except -1:
@@ -530,7 +530,7 @@ cdef class ASGICall(EventCall):
                 value = pair[1]
                 if PyBytes_CheckExact(value) and _is_number(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), size):
                     continue
-                value = value.strip()
+                value = bytes(value).strip()
                 if value.isdigit() and len(value) < 19 and int(value) != size and self.status != 204 and self.status != 205:
                     if self.exchange.head().method_id == FS_METHOD_HEAD:
                         raise LocalProtocolError(f"Content-Length {value.decode()} is declared, and the body has {size} bytes")
@@ -563,7 +563,7 @@ cdef class ASGICall(EventCall):
             if not isinstance(link, bytes):
                 raise LocalProtocolError(f"'links' of 'http.response.early_hint' are bytes, not {type(link).__name__}")
             headers.append((b"link", link))
-        if self.scope is None or self.scope["http_version"] != "1.0":   # RFC 9110 section 15.2: they know no 1xx
+        if self.exchange.head().version_minor > 0:   # RFC 9110 section 15.2: the others know no 1xx
             self.exchange.send_1xx(103, headers)
         return 0
 

@@ -6,7 +6,7 @@ from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.lens cimport Trace
 
 cdef enum:
-    TURNS = 64          # events an application sends without a wait, before others get their turn
+    TURNS = 64          # events without a wait, before others get their turn
 
 cdef object WAIT        # of next_event and take_message: event.inner is to be waited for
 
@@ -14,7 +14,7 @@ cdef object WAIT        # of next_event and take_message: event.inner is to be w
 cdef class EventCall(HandlerCall):
     cdef object wing                  # ASGIHandler: forget(call) is called when one that waited has ended
     cdef dict scope                   # for the log; None once over
-    cdef unsigned turns               # events sent without a wait
+    cdef unsigned turns               # events without a wait
     cdef list waiters                 # Futures of receive() that wait for the end
     cdef object receiver, sender      # what the application gets as receive and send: the bound methods, made once
 
@@ -22,6 +22,7 @@ cdef class EventCall(HandlerCall):
     cdef object next_event(self, Event event)
     cdef object take_message(self, Event event)
     cdef object until_woken(self, Event event)   # WAIT, until wake()
+    cdef object now_and_then(self, Event event, object message)   # `message`, and now and then a turn for others before it
     cdef int wake(self) except -1
     cdef int log(self, str what, object error) except -1
 

@@ -30,7 +30,7 @@ cdef class ASGIWebSocketCall(EventCall):
     cdef int check_there(self, object kind) except -1
     cdef int said(self) except -1
     cdef int refuse(self, unsigned status) except -1
-    cdef object disconnect(self)
+    cdef object disconnect(self, Event event)
 
 
 cdef int websocket_scope(dict scope, WebSocket websocket) except -1   # makes one of a scope of type http

@@ -56,11 +56,11 @@ cdef class ASGIWebSocketCall(EventCall):
         if self.progress != ACCEPTED:
             if self.progress != OVER and not self.left():
                 return self.until_woken(event)   # for its own answer, or the end
-            return self.disconnect()
+            return self.disconnect(event)
         try:
             message = websocket.take()
         except WebSocketDisconnect:
-            return self.disconnect()
+            return self.disconnect(event)
         if message is None:
             if self.asking is not None and self.asking.over:
                 websocket._waiter = None   # it was given up: it waits for nothing any more
@@ -72,13 +72,13 @@ cdef class ASGIWebSocketCall(EventCall):
             return {"type": "websocket.receive", "text": message}
         return {"type": "websocket.receive", "bytes": message}
 
-    cdef object disconnect(self):
+    cdef object disconnect(self, Event event):
         cdef WebSocket websocket = self.websocket
-        return {
+        return self.now_and_then(event, {
             "type": "websocket.disconnect",
             "code": 1006 if websocket.close_code is None else websocket.close_code,
             "reason": websocket.close_reason,
-        }
+        })
 
     # --- send, station 6: respond ---
 

@@ -283,7 +283,7 @@ cdef class HandlerCall(Call):
     cdef int go(self, object coro) except -1:
         try:
             self.run(coro)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             raise
         except BaseException:
             # a CancelledError of the handler's own making: answered by raised(), and this is not the task it was meant for
@@ -366,8 +366,8 @@ cdef class HandlerCall(Call):
             self.coro = self._ended(outcome, failure)
             if self.coro is None:
                 self._finish()
-                if failure is not None and not isinstance(failure, Exception):
-                    raise failure  # CancelledError ends the Task as cancelled; KeyboardInterrupt and SystemExit go on
+                if failure is not None and isinstance(failure, (CancelledError, KeyboardInterrupt)):
+                    raise failure  # the one ends the Task as cancelled, the other goes on; the rest was answered
                 return None
 
     cdef object _ended(self, object value, object error):
@@ -376,9 +376,10 @@ cdef class HandlerCall(Call):
         try:
             if error is None:
                 return self.returned(value)
-            if isinstance(error, Exception) or isinstance(error, CancelledError):
-                return self.raised(error)
-            exchange.cut()
+            if not isinstance(error, KeyboardInterrupt):
+                return self.raised(error)   # SystemExit too: who asks for one page does not end the server
+            if exchange is not None:
+                exchange.cut()
         except Exception:
             logger.exception("the answer of a handler could not be sent")
             if exchange is not None:

@@ -1657,6 +1657,14 @@ class MountedBody:
         return self.answer.body(self.task)
 
 
+async def _sheltered(object awaitable):
+    """For a task of asyncio's own, out of which SystemExit would end the loop."""
+    try:
+        await awaitable
+    except SystemExit as error:
+        raise RuntimeError(f"a mounted application called sys.exit({error.code!r})") from error
+
+
 async def _relayed(RelayExchange exchange, Mount mount, object send):
     """What a WSGI application answers, as ASGI events."""
     mount.handler.answer(exchange, mount.prefix, contextvars.copy_context(), None)
@@ -1676,7 +1684,7 @@ async def _call_mounted(NativeCall call, Request request):
     if asgi is not None:
         scope = asgi.scope(call.exchange, mount.prefix, call.wing.state or None)
         scope["extensions"] = {}
-        task = asyncio.create_task(asgi.app(scope, answer.receive, answer.send))
+        task = asyncio.create_task(_sheltered(asgi.app(scope, answer.receive, answer.send)))
         asgi.running.add(task)
         task.add_done_callback(asgi.forget)
     else:

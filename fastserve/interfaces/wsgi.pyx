@@ -710,6 +710,8 @@ cdef class WSGIHandler(Handler):
         call.declared = call.length = -1
         call.head_request = exchange.channel.conn.head_request
         call.environ = self._environ(exchange, exchange.head(), mounted)
+        call.method = call.environ[REQUEST_METHOD]
+        call.target = call.environ[RAW_URI]
         exchange.call = call
         if body is not None:
             call.input = Input.__new__(Input)
@@ -993,6 +995,7 @@ cdef class WSGICall(Call):
     cdef object base_context      # the application runs in a copy of this contextvars.Context
     cdef RequestBody body         # the loop's alone; None: all of it is in `input`
     cdef dict environ
+    cdef object method, target    # of the request, for the log
     cdef Input input
     cdef int64_t queued_at
     cdef Trace trace              # None: nobody asks where it waits
@@ -1024,6 +1027,7 @@ cdef class WSGICall(Call):
     cdef size_t ahead             # bytes in it
     cdef bint whole               # complete: all of the body is in `pieces`, or has been
     cdef bint failed              # the answer cannot be completed
+    cdef bint complained          # about what the application did
     # --- from the loop to the thread ---
     cdef bint gone                # the peer left, or the exchange is over: nobody takes a stream any more
     cdef bint waiting             # the thread is at the gate
@@ -1284,12 +1288,13 @@ cdef class WSGICall(Call):
         return 0
 
     cdef str _line(self):
-        if self.environ is None:
-            return "a request"
-        return f"{self.environ.get(REQUEST_METHOD)} {self.environ.get(RAW_URI)}"
+        return f"{self.method} {self.target}"
 
     cdef int complain(self, object error) except -1:
         if isinstance(error, LocalProtocolError):
+            if self.complained:   # write() and the exchange say the same
+                return 0
+            self.complained = True
             logger.error("%s: %s", self._line(), error)
         else:
             logger.error("%s: %s", self._line(), "the application failed", exc_info=error)

@@ -269,6 +269,9 @@ cdef extern from "Python.h":
 
 logger = logging.getLogger("fastserve")
 
+# Of sendfile: it is the file that cannot be read, not the peer that has left.
+FILE_FAULTS = frozenset({errno_.EBADF, errno_.EINVAL, errno_.EIO, errno_.ENOMEM, errno_.EOVERFLOW, errno_.ESTALE})
+
 cdef bint HAVE_SENDFILE = FS_HAVE_EPOLL   # both are Linux's, here
 
 cdef enum:
@@ -979,8 +982,12 @@ cdef class SocketWire(Wire):
                 return False  # others first; the set tells us again that there is room
             sent = fs_sendfile(self.fd, piece.file.fd, &at, <size_t>min(piece.count, budget[0]))
             if sent < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    self._finish(OSError(errno, os.strerror(errno)))
+                if errno == EAGAIN or errno == EINTR:
+                    return False
+                error = OSError(errno, os.strerror(errno))
+                if error.errno in FILE_FAULTS:
+                    logger.error("a file could not be read while it was sent, %s; the connection was cut", error)
+                self._finish(error)
                 return False
             if sent == 0:
                 # The file is shorter than it was: what was promised cannot be kept, and must not look whole.

@@ -10,6 +10,7 @@ import os
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memchr
 
 cdef extern from "Python.h":
     int PyUnicode_KIND(object text)
@@ -56,6 +57,13 @@ cdef int write_timing(Trace trace, fs_out *out, unsigned parts) except -1:
         fs_response_field(out, <const uint8_t *>b"server-timing", 13, <const uint8_t *>PyBytes_AS_STRING(value),
                           PyBytes_GET_SIZE(value))
     return 0
+
+
+cdef bint _lists_close(const char *value, Py_ssize_t length) except -1:
+    # RFC 9110 section 7.6.1: Connection is a list of words
+    if value == NULL or memchr(value, 44, length) == NULL:
+        return False
+    return b"close" in [word.strip() for word in value[:length].lower().split(b",")]
 
 
 cdef class Call:
@@ -242,7 +250,7 @@ cdef class Exchange:
                     return FS_E_RESPONSE_FRAMING
             elif name_len == 10 and fs_text_equal(<const uint8_t *>n, name_len, b"connection", 10):
                 ours = not fs_text_equal(<const uint8_t *>v, value_len, b"upgrade", 7)  # as 426 has to say it
-                if fs_text_equal(<const uint8_t *>v, value_len, b"close", 5):
+                if fs_text_equal(<const uint8_t *>v, value_len, b"close", 5) or _lists_close(v, value_len):
                     close[0] = True
             elif name_len == 10 and fs_text_equal(<const uint8_t *>n, name_len, b"keep-alive", 10):
                 ours = True

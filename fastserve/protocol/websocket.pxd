@@ -83,6 +83,7 @@ cdef class WebSocket(Tunnel):
     # --- sending ---
     cdef unsigned _turn                  # messages sent without waiting
     cdef object _inflater, _deflater     # zlib objects, made when first needed
+    cdef bytes _pong                     # the payload of one that is owed to a peer that does not read; None: none is
 
     # The WebSocket of a request that asks for one; None if the handshake was refused, and answered.
     @staticmethod
@@ -104,6 +105,7 @@ cdef class WebSocket(Tunnel):
     cdef int _control(self, fs_ws_event *event) except -1
     cdef bint _wake(self, bint inside) except -1
     cdef int _frame(self, unsigned opcode, bint compressed, const uint8_t *data, size_t length, object whole) except -1
+    cdef int _owe_pong(self, bytes payload) except -1
     cdef int _send_close(self, unsigned code, bytes reason) except -1
     cdef int _over(self, unsigned code, str reason) except -1
     cdef int _fault(self, int error) except -1

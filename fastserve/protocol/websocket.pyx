@@ -62,6 +62,7 @@ cdef enum:
     QUEUE_BYTES_MAX = 1048576   # of messages that wait, whatever their number
     TURN = 32                   # messages sent without waiting, before others get their turn
 
+cdef tuple ENDS = (b"\x00\x00\xff\xff", b"\x00\x00\x00\xff\xff")   # what is behind the last block of a message
 cdef bytes GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"   # RFC 6455 section 1.3
 cdef object _current_task = asyncio.current_task
 
@@ -97,6 +98,11 @@ cdef enum:
     LEVEL = 3
 
 
+cdef bint _is_bits(bytes value):
+    # RFC 7692 section 7.1.2: 8 to 15, "without any leading zeros"
+    return 0 < len(value) <= 2 and value.isdigit() and value[0] != 48 and 8 <= int(value) <= 15
+
+
 cdef DeflateTerms _agree(Headers headers):
     """The first offer of permessage-deflate that can be taken; None without one (RFC 7692 section 5.1)."""
     cdef DeflateTerms terms
@@ -122,10 +128,10 @@ cdef DeflateTerms _agree(Headers headers):
             elif name == b"client_no_context_takeover" and not equals:
                 terms.client_forgets = True
                 terms.answer += b"; client_no_context_takeover"
-            elif name == b"server_max_window_bits" and value.isdigit() and 9 <= int(value) <= 15:
+            elif name == b"server_max_window_bits" and _is_bits(value) and int(value) >= 9:
                 # 8 is a legal wish, but zlib cannot compress raw data with so small a window.
                 terms.server_bits = min(int(value), WINDOW_BITS)
-            elif name == b"client_max_window_bits" and (not equals or (value.isdigit() and 8 <= int(value) <= 15)):
+            elif name == b"client_max_window_bits" and (not equals or _is_bits(value)):
                 terms.client_bits = max(min(int(value) if equals else 15, WINDOW_BITS), 9)
                 if equals and int(value) == 8:
                     terms.client_bits = 8
@@ -382,9 +388,12 @@ cdef class Sending:
         return None if got is self else got
 
     def throw(self, error, value=None, traceback=None):
+        cdef bint left = self.drained is not None and isinstance(error, ClientDisconnected)
         self.ws = None
         self.message = None
         self.drained = None
+        if left:
+            raise StopIteration   # as in step(): the next call says so
         if isinstance(error, type):
             error = error() if value is None else value
         raise error
@@ -450,7 +459,7 @@ cdef class WebSocket(Tunnel):
                     fault = b"Sec-WebSocket-Key must be 16 bytes in base64"
             except binascii.Error:
                 fault = b"Sec-WebSocket-Key must be 16 bytes in base64"
-        if not fault and exchange.body is not None and not exchange.body.ended:
+        if not fault and exchange.body is not None:
             fault = b"a WebSocket handshake has no body"
         if fault:
             exchange.send_simple(400, b"text/plain; charset=utf-8", fault)
@@ -792,7 +801,10 @@ cdef class WebSocket(Tunnel):
         if event.opcode == FS_WS_PING:
             # RFC 6455 section 5.5.3: the same payload, unless a close frame is out.
             if self._state == OPEN:
-                self._frame(FS_WS_PONG, False, self.ws.control, self.ws.control_len, None)
+                if self.channel.writable():
+                    self._frame(FS_WS_PONG, False, self.ws.control, self.ws.control_len, None)
+                else:
+                    self._owe_pong(PyBytes_FromStringAndSize(<const char *>self.ws.control, self.ws.control_len))
         elif event.opcode == FS_WS_CLOSE:
             if self._count:
                 self._wake(True)   # what came before it is answered before it
@@ -806,6 +818,26 @@ cdef class WebSocket(Tunnel):
             self._over(code, reason)
             self._finish()
         return 0
+
+    cdef int _owe_pong(self, bytes payload) except -1:
+        # Section 5.5.3: whoever has not answered yet may answer "only the most recently processed Ping frame". So a peer that
+        # pings and does not read makes us hold one pong.
+        cdef bint waits = self._pong is not None
+        self._pong = payload
+        if not waits:
+            self.channel.drained().add_done_callback(self._pay_pong)
+        return 0
+
+    def _pay_pong(self, future):
+        cdef bytes payload = self._pong
+        future.exception()   # the peer has left: the handler is told in its own way
+        self._pong = None
+        if payload is None or self._state != OPEN:
+            return
+        if not self.channel.writable():
+            self._owe_pong(payload)
+        else:
+            self._frame(FS_WS_PONG, False, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), None)
 
     cdef int _send_close(self, unsigned code, bytes reason) except -1:
         cdef bytes payload = b""
@@ -940,12 +972,16 @@ cdef class WebSocket(Tunnel):
             self._inflater = zlib.decompressobj(-terms.client_bits)
         try:
             # RFC 7692 section 7.2.2: the end that the sender left out. Never more than the limit, whatever it is a bomb of.
-            whole = self._inflater.decompress(data + b"\x00\x00\xff\xff", most + 1)
+            whole = self._inflater.decompress(data + ENDS[0], most + 1)
         except zlib.error:
             self._fault(FS_WS_E_compressed)
             return None
         if <size_t>PyBytes_GET_SIZE(whole) > most:
             self._fault(FS_WS_E_too_big)
+            return None
+        if self._inflater.eof and self._inflater.unused_data not in ENDS:
+            # A last block of DEFLATE (BFINAL), and something behind it: section 7.2.3.4 has nothing there but the end.
+            self._fault(FS_WS_E_compressed)
             return None
         if terms.client_forgets or self._inflater.eof:
             self._inflater = None

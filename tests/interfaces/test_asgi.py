@@ -619,6 +619,7 @@ MISTAKES: dict[str, tuple[list[Any], str, str]] = {
         "control character in a response field value",
     ),
     "hint of str": ([{"type": "http.response.early_hint", "links": ["<a>"]}], FIVE, "'links'"),
+    "length of no bytes": ([start(200, (b"content-length", memoryview(b"9"))), BODY], FIVE, "less body than"),
 }
 
 
@@ -655,13 +656,20 @@ def test_mistakes(raw, errors, name: str, wait: bool) -> None:
     assert complaint in text and record.getMessage().startswith("GET /: ")
 
 
+class Unusual(BaseException):
+    """As those of gevent, trio and pytest."""
+
+
 @pytest.mark.parametrize("wait", [False, True], ids=["at once", "after a wait"])
 @pytest.mark.parametrize(
     ("before", "outcome"),
     [([], FIVE), ([START], FIVE), ([START, body(b"x", True)], CUT), ([START, BODY], OK)],
     ids=["before start", "before body", "after start", "after the response"],
 )
-@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, OSError, StopAsyncIteration])
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError, asyncio.CancelledError, OSError, StopAsyncIteration, SystemExit, GeneratorExit, Unusual],
+)
 def test_exceptions(raw, errors, before: list[Any], outcome: str, wait: bool, error: type[BaseException]) -> None:
     @http_only
     async def app(scope, receive, send):
@@ -765,6 +773,61 @@ def test_a_peer_that_leaves(raw, errors, request_: bytes, how: str) -> None:
     assert isinstance(results[1], ClientDisconnected) and isinstance(results[1], OSError)
     assert results[3] == 0, "an application is not cancelled when its peer leaves"
     assert not errors
+
+
+def test_who_does_not_listen_to_the_disconnect_lets_others_in() -> None:
+    """A loop of receive() that ends for nothing holds its own request, and no other."""
+    spins = []
+    go = threading.Event()
+
+    @http_only
+    async def app(scope, receive, send):
+        await send(START)
+        await send(BODY)
+        while scope["path"] == "/spin" and not go.is_set():
+            await receive()
+            spins.append(1)
+            assert len(spins) < 50_000_000
+
+    with serving(app) as url:
+        assert httpx.get(url + "/spin").text == "hello"
+        poll(lambda: len(spins) > 1000)
+        try:
+            for _ in range(3):
+                assert httpx.get(url, timeout=5).text == "hello"
+        finally:
+            go.set()
+
+
+def test_a_scope_that_was_emptied_harms_nobody(raw, errors) -> None:
+    @http_only
+    async def app(scope, receive, send):
+        if scope["path"] == "/":
+            scope.clear()
+        else:
+            scope["extensions"] = None
+        await send({"type": "http.response.early_hint", "links": [b"<a>"]})
+        await send(start(trailers=True))
+        await send(BODY)
+        await send({"type": "http.response.trailers", "headers": [(b"a", b"b")]})
+
+    with serving(app) as url:
+        for path in ("/", "/none"):
+            for version in (b"1.1", b"1.0"):
+                conn = raw(url).send(b"GET %s HTTP/%s\r\nHost: a\r\nTE: trailers\r\n\r\n" % (path.encode(), version))
+                answer = conn.until(b"hello")
+                assert answer.startswith(b"HTTP/1.1 103 ") == (version == b"1.1") and b" 200 OK" in answer
+    assert not errors
+
+
+def test_connection_close_in_a_list_is_obeyed(raw) -> None:
+    for value in (b"close", b"keep-alive, Close", b"x,close ,y"):
+        with serving(sending(start(200, (b"connection", value)), body(b"hello"))) as url:
+            answer = raw(url).send(GET).rest()
+            assert answer.count(b"connection:") == 1 and b"\r\nconnection: close\r\n" in answer
+    with serving(sending(start(200, (b"connection", b"x, closed")), body(b"hello"))) as url:
+        conn = raw(url).send(GET + LAST)
+        assert conn.response()[2] == b"hello" == conn.response()[2]
 
 
 @pytest.mark.parametrize("pause", [None, 0, 0.001])
@@ -1047,6 +1110,26 @@ def test_files_that_change_while_they_are_sent(
             except ConnectionResetError:
                 assert name == "shorter"
     assert ("shorter while it was sent" in caplog.text) or ("less body than" in caplog.text)
+
+
+def test_a_file_that_cannot_be_read_is_told_of(raw, tmp_path, caplog) -> None:
+    """As with a disk that fails: cut, and one entry in the log."""
+    path = tmp_path / "write-only"
+
+    @http_only
+    async def app(scope, receive, send):
+        with path.open("wb") as opened:
+            opened.write(b"x" * 1000)
+            opened.flush()
+            await send(start(200))
+            await send({"type": "http.response.zerocopysend", "file": opened, "offset": 0})
+
+    with serving(app) as url:
+        answer = raw(url).send(GET).rest()
+        assert b"content-length: 1000\r\n" in answer and answer.endswith(b"\r\n\r\n")
+        poll(lambda: caplog.records)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "Bad file descriptor" in record.getMessage()
 
 
 # ----------------------------------------------------------------------------------------------------- asyncio inside

@@ -386,7 +386,11 @@ def test_mistakes(peer, errors, name: str, wait: bool) -> None:
     assert complaint in text and text.startswith("WebSocket /: ")
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, OSError])
+class Unusual(BaseException):
+    """As those of gevent, trio and pytest."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, OSError, SystemExit, Unusual])
 @pytest.mark.parametrize("before", [[], [ACCEPT], [ACCEPT, CLOSING]], ids=["before", "accepted", "closed"])
 def test_exceptions(peer, errors, before: list[Any], error: type[BaseException]) -> None:
     @wsapp
@@ -444,6 +448,28 @@ def test_departures(peer, errors, goodbye: bytes | None, code: int, reason: str)
     end = {"type": "websocket.disconnect", "code": code, "reason": reason}
     assert seen[:2] == [end, end] and type(seen[2]) is ClientDisconnected
     assert not errors
+
+
+def test_who_does_not_listen_to_the_disconnect_lets_others_in(peer) -> None:
+    spins = []
+    go = threading.Event()
+
+    @wsapp
+    async def app(scope, receive, send):
+        await receive()
+        await send(ACCEPT)
+        while not go.is_set():
+            await receive()
+            spins.append(1)
+            assert len(spins) < 50_000_000
+
+    with serving(app) as url:
+        peer(url).open().send(CLOSE, b"\x03\xe8")
+        poll(lambda: len(spins) > 1000)
+        try:
+            assert httpx.get(url, timeout=5).text == "http"
+        finally:
+            go.set()
 
 
 def test_a_client_that_leaves_before_the_accept(peer, errors) -> None:

@@ -343,6 +343,8 @@ async def shows(scope: Any, receive: Any, send: Any) -> None:
         data += message["body"]
         if not message["more_body"]:
             break
+    if scope["path"].endswith("/exit"):
+        raise SystemExit(3)
     if scope["path"].endswith("/boom"):
         raise ZeroDivisionError
     if scope["path"].endswith("/silent"):
@@ -408,6 +410,7 @@ def test_mount(chained: bool) -> None:
             ("/inner/nowhere", 404, "Not Found"),
             ("/api/boom", 500, "Internal Server Error"),
             ("/api/silent", 500, "Internal Server Error"),
+            ("/api/exit", 500, "Internal Server Error"),
         ):
             answer = client.get(path)
             assert (answer.status_code, answer.text) == (status, text), path

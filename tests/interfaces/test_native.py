@@ -1085,6 +1085,23 @@ def failing() -> App:
     def stop():
         raise StopIteration(5)
 
+    @app.get("/exit")
+    async def leave():
+        raise SystemExit("secret detail")
+
+    @app.get("/exit-later")
+    async def leave_later():
+        await asyncio.sleep(0.001)
+        raise SystemExit("secret detail")
+
+    @app.get("/exit-thread")
+    def leave_thread():
+        raise SystemExit("secret detail")
+
+    @app.get("/odd")
+    async def odd():
+        raise BaseException("secret detail")
+
     @app.get("/http/{status:int}")
     async def http(status: int):
         raise HTTPException(status)
@@ -1107,7 +1124,7 @@ def failing() -> App:
 BOOMS = ["/boom", "/boom-later", "/boom-thread", "/boom-inline"]
 
 
-@pytest.mark.parametrize("path", [*BOOMS, "/stop"])
+@pytest.mark.parametrize("path", [*BOOMS, "/stop", "/exit", "/exit-later", "/exit-thread", "/odd"])
 def test_unexpected_exceptions(failing, caplog, path):
     with serving(failing) as client, quiet_errors(caplog) as messages:
         response = client.get(path)

@@ -29,6 +29,12 @@ from fastserve.errors import ConfigError, LocalProtocolError
 from fastserve.testing import live_server
 
 
+def resident() -> int:
+    """Bytes of memory of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def echo_app() -> App:
     app = App()
 
@@ -745,7 +751,11 @@ def offer(url: str, terms: str, peer: Callable[..., Peer]) -> tuple[Peer, str]:
         ("permessage-deflate; what_is_this", ""),
         ("permessage-deflate; client_no_context_takeover; client_no_context_takeover", ""),
         ("x-webkit-deflate-frame", ""),
+        ("permessage-deflate; client_max_window_bits=010", ""),
+        ("permessage-deflate; client_max_window_bits=" + "0" * 5000 + "10", ""),
+        ("permessage-deflate; server_max_window_bits=" + "1" * 5000, ""),
     ],
+    ids=lambda text: text[-60:],
 )
 def test_compression_is_negotiated(echo: str, peer: Callable[..., Peer], terms: str, answer: str) -> None:
     one, agreed = offer(echo, terms, peer)
@@ -797,6 +807,9 @@ def test_bombs_and_rubbish(peer: Callable[..., Peer]) -> None:
             opcode, payload = one.send(TEXT, packed, 0xC0).next()
             unsqueeze = unsqueeze or zlib.decompressobj(-12)
             assert (opcode, unsqueeze.decompress(payload + b"\x00\x00\xff\xff")) == (TEXT, b"final")
+        more = zlib.compressobj(9, zlib.DEFLATED, -15)
+        packed = packed[:-1] + (more.compress(b" and more") + more.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        assert one.send(TEXT, packed, 0xC0).closing()[0] == 1007  # it would be cut short in silence
     with live_server(echo_app(), ws_per_message_deflate=False) as url:
         assert offer(url, "permessage-deflate", peer)[1] == ""
 
@@ -842,6 +855,86 @@ def test_the_cases_of_autobahn(echo: str, tmp_path: Any) -> None:
     assert sum(behaviours.values()) >= 240 and set(behaviours) <= FINE, behaviours
     behaviours = run(echo, tmp_path / "sample", include=SAMPLE)
     assert behaviours == {"OK": len(SAMPLE)}, behaviours
+
+
+def test_pings_of_a_client_that_does_not_read_cost_nothing(peer: Callable[..., Peer]) -> None:
+    """The pongs are not kept: of those that cannot be sent, the last one is (RFC 6455 section 5.5.3)."""
+    with live_server(echo_app()) as url:
+        one = peer(url)
+        one.open()
+        ping = Peer.frame(PING, b"p" * 125)
+        count, rounds = 1000, 300
+        before = resident()
+        for _ in range(rounds):
+            one.socket.sendall(ping * count)
+        one.send(PING, b"last")
+        time.sleep(0.2)
+        assert resident() - before < 10 << 20
+        pongs = 0
+        while (got := one.frames()[1]) != b"last":
+            assert got == b"p" * 125
+            pongs += 1
+        assert 0 < pongs < count * rounds / 2
+        assert one.send(TEXT, b"x").next() == (TEXT, b"x")
+
+
+def test_a_client_that_leaves_while_it_is_sent_to_is_no_fault(peer: Callable[..., Peer], caplog: Any) -> None:
+    """send() waits for a client that does not read, and then is gone: the next call says so, nothing is logged."""
+    ends: list[Any] = []
+    app = App()
+
+    @app.websocket("/")
+    async def flood(ws: WebSocket) -> None:
+        await ws.accept()
+        sent = 0
+        try:
+            while True:
+                await ws.send(b"x" * 100_000)
+                sent += 1
+        except WebSocketDisconnect as end:
+            ends.append((sent, end.code))
+            raise
+
+    @app.websocket("/echo")
+    async def echo(ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            async for message in ws:
+                await ws.send(message)
+        finally:
+            ends.append(ws.close_code)
+
+    with live_server(app) as url:
+        one = peer(url).open()
+        time.sleep(0.2)
+        one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.close()
+        poll(lambda: len(ends) == 1)
+        two = peer(url, "/echo").open()
+        two.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                two.socket.sendall(Peer.frame(BINARY, b"x" * 50_000))
+        time.sleep(0.2)
+        two.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        two.close()
+        poll(lambda: len(ends) == 2)
+    assert ends[0][0] > 0 and ends[0][1] == 1006 == ends[1]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"Content_Length": "5"}, {"Transfer_Encoding": "chunked"}],
+    ids=["length", "chunked"],
+)
+def test_a_handshake_with_a_body_is_refused_however_it_comes(
+    echo: str, peer: Callable[..., Peer], fields: dict[str, str]
+) -> None:
+    for whole in (True, False):
+        one = peer(echo, **fields)
+        status, _ = one.handshake(b"hello" if whole and "Content_Length" in fields else b"0\r\n\r\n" if whole else b"")
+        assert status == 400
 
 
 def test_churn_leaves_nothing(peer: Callable[..., Peer]) -> None:

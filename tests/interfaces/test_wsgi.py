@@ -440,6 +440,7 @@ def test_a_wrong_length_ends_the_connection(threads: int, declared: str, caplog:
     with serving(responder(OK, [("Content-Length", declared)]), threads=threads) as address, error_log(caplog) as log:
         raw = talk(address, b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\n")
         poll(lambda: "Content-Length declared" in log.text())  # type: ignore[attr-defined]
+        assert "GET /1: " in log.text()  # type: ignore[attr-defined]
     assert raw.count(b"HTTP/1.1 200") == 1 and raw.endswith(b"body"[: int(declared)])
 
 
@@ -501,7 +502,7 @@ def test_write(threads: int, caplog: pytest.LogCaptureFixture) -> None:
             write("text")
         return [b"two"] if path == "/list" else (x for x in (b"two", b"three"))
 
-    with serving(app, threads=threads) as address, error_log(caplog):
+    with serving(app, threads=threads) as address, error_log(caplog) as log:
         assert split(talk(address, get("/list")))[2] == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
         assert split(talk(address, get("/")))[2] == b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"
         for late in kept:
@@ -512,6 +513,9 @@ def test_write(threads: int, caplog: pytest.LogCaptureFixture) -> None:
         while not errors and time.monotonic() < until:  # the client has its answer before the thread has its exception
             time.sleep(0.01)
         assert len(errors) == 1 and "Content-Length" in str(errors[0])
+        poll(lambda: "GET /more: " in log.text())  # type: ignore[attr-defined]
+        time.sleep(0.1)
+        assert log.text().count("Content-Length") == 1  # type: ignore[attr-defined]
         assert split(talk(address, get("/str")))[2] == b"3\r\none\r\n"
 
 
