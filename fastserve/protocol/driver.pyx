@@ -270,7 +270,7 @@ cdef extern from "Python.h":
 logger = logging.getLogger("fastserve")
 
 # Of sendfile: it is the file that cannot be read, not the peer that has left.
-FILE_FAULTS = frozenset({errno_.EBADF, errno_.EINVAL, errno_.EIO, errno_.ENOMEM, errno_.EOVERFLOW, errno_.ESTALE})
+cdef frozenset FILE_FAULTS = frozenset({errno_.EBADF, errno_.EINVAL, errno_.EIO, errno_.ENOMEM, errno_.EOVERFLOW, errno_.ESTALE})
 
 cdef bint HAVE_SENDFILE = FS_HAVE_EPOLL   # both are Linux's, here
 
