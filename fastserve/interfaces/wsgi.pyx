@@ -710,8 +710,6 @@ cdef class WSGIHandler(Handler):
         call.declared = call.length = -1
         call.head_request = exchange.channel.conn.head_request
         call.environ = self._environ(exchange, exchange.head(), mounted)
-        call.method = call.environ[REQUEST_METHOD]
-        call.target = call.environ[RAW_URI]
         exchange.call = call
         if body is not None:
             call.input = Input.__new__(Input)
@@ -1288,7 +1286,9 @@ cdef class WSGICall(Call):
         return 0
 
     cdef str _line(self):
-        return f"{self.method} {self.target}"
+        if self.environ is None:   # a thread has ended it, and the loop complains
+            return f"{self.method} {self.target}"
+        return f"{self.environ.get(REQUEST_METHOD)} {self.environ.get(RAW_URI)}"
 
     cdef int complain(self, object error) except -1:
         if isinstance(error, LocalProtocolError):
@@ -1332,6 +1332,9 @@ cdef class WSGICall(Call):
                 self.input._error = ClientDisconnected("the request is over")
             self.input._call = None
         self.input = None
+        if not self.inline and self.environ is not None:
+            self.method = self.environ.get(REQUEST_METHOD)
+            self.target = self.environ.get(RAW_URI)
         self.environ = None
         return 0
 
