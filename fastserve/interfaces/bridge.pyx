@@ -2,13 +2,18 @@
 
 Room:    floor 2, beside the wings. The same NativeHandler answers as under our own server; only its Exchange is another one,
          whose response becomes ASGI events instead of bytes.
-Called:  by App.__call__; so by uvicorn, hypercorn, test clients, or a framework that mounts an App. Calls NativeHandler, relay.
-Rules:   ASGI 3.0 with HTTP messages 2.0 and later, lifespan 2.0. Request heads are judged as everywhere (csrc/request.c).
+Called:  by App.__call__; so by uvicorn, hypercorn, test clients, or a framework that mounts an App. Calls NativeHandler, relay,
+         WebSocket.
+Rules:   ASGI 3.0 with HTTP and WebSocket messages 2.0 and later, lifespan 2.0. Request heads are judged as everywhere
+         (csrc/request.c).
 
 Theory of operation. The scope is written as a request head and parsed, so that an App sees exactly what it would see of that
 request here, refusals included. The handler runs in a task of its own (HandlerCall) and fills a list of events; the
 application's coroutine, which the outer server drives, hands them to `send` (relay.pyx). A second task reads the body, and hears
 that the peer has left.
+
+To a WebSocket this is a client that speaks frames: what `receive` gives becomes frames, and what it writes, events. So messages,
+their order, limits of the queue, close codes and misuse are what they are here. Compression and pings are the outer server's.
 """
 import asyncio
 import contextvars
@@ -17,19 +22,36 @@ import weakref
 from urllib.parse import quote
 
 from fastserve.interfaces.call cimport HandlerCall
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+
 from fastserve.interfaces.relay cimport HELD_MAX, RelayChannel, RelayExchange, open_head, within
-from fastserve.protocol.core cimport FS_BODY_NONE, FS_DONE, FS_MORE, fs_error, fs_error_info
+from fastserve.protocol.channel cimport Tunnel
+from fastserve.protocol.core cimport (
+    FS_BODY_NONE, FS_DONE, FS_MORE, FS_WS_BINARY, FS_WS_CLOSE, FS_WS_TEXT, fs_error, fs_error_info, fs_ws_close_code_valid,
+)
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.lens cimport Lens
 from fastserve.protocol.request cimport Namespace, RequestBody
+from fastserve.protocol.websocket cimport WebSocket
 
 from fastserve.errors import ClientDisconnected, LocalProtocolError
+from fastserve.protocol.limits import Limits
+from fastserve.protocol.service import Service
 from fastserve.interfaces.lifespan import Lifespan
 from fastserve.interfaces.native import NativeHandler
 from fastserve.interfaces.relay import relay
 from fastserve.protocol.lens import LOOP_ATTRIBUTE
 
 __all__ = ["Bridge"]
+
+# Whoever speaks to the client has limits of its own for messages.
+cdef object LIMITS = Limits(ping_interval=0.0, per_message_deflate=False, message_bytes_max=1 << 40)
+cdef tuple HANDSHAKE = (
+    (b"connection", b"upgrade"), (b"upgrade", b"websocket"), (b"sec-websocket-version", b"13"),
+    (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA=="),
+)
+cdef frozenset OURS = frozenset([name for name, _ in HANDSHAKE] + [b"sec-websocket-extensions", b"sec-websocket-protocol"])
 
 
 class Bridge:
@@ -39,6 +61,7 @@ class Bridge:
         self.app = app
         self.state = {}
         self.handlers = weakref.WeakKeyDictionary()   # loop -> NativeHandler
+        self.services = weakref.WeakKeyDictionary()   # loop -> Service, once there was a WebSocket
 
     async def __call__(self, scope, receive, send):
         kind = scope["type"]
@@ -47,8 +70,8 @@ class Bridge:
         elif kind == "lifespan":
             await self.live(scope, receive, send)
         elif kind == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})   # refused: the outer server answers 403
+            await receive()   # websocket.connect
+            await _serve_websocket(self.handler(), scope, receive, send, self.state, self.service())
         else:
             raise LocalProtocolError(f"an App does not know scopes of type {kind!r}")
 
@@ -58,6 +81,13 @@ class Bridge:
         if handler is None:
             handler = self.handlers[loop] = NativeHandler(self.app)
         return handler
+
+    def service(self):
+        loop = asyncio.get_running_loop()
+        service = self.services.get(loop)
+        if service is None:
+            service = self.services[loop] = Service(loop, self.handler(), LIMITS)
+        return service
 
     async def live(self, scope, receive, send):
         """The lifespan of the App, told by the outer server."""
@@ -83,7 +113,10 @@ class Bridge:
             await send({"type": "lifespan.shutdown.complete"})
         finally:
             handler = self.handlers.pop(asyncio.get_running_loop(), None)
-            if handler is not None:
+            service = self.services.pop(asyncio.get_running_loop(), None)
+            if service is not None:
+                service.close()   # and the handler
+            elif handler is not None:
                 handler.close()
 
 
@@ -141,23 +174,31 @@ cdef RelayExchange _open(object scope):
     return exchange
 
 
+cdef HandlerCall _handle(Handler handler, RelayExchange exchange, scope, state):
+    # Begin to answer it. None: that is over already.
+    cdef RelayChannel channel = <RelayChannel>exchange.channel
+    cdef HandlerCall call = None
+    if exchange.ended:
+        return None
+    # Per call, for outer middleware may have put there what belongs to this request alone.
+    lens = getattr(channel.loop, LOOP_ATTRIBUTE, None)
+    if lens is not None:   # the outer server is ours
+        exchange.trace = within((<Lens?>lens).here(), scope.get("root_path") or "")
+    exchange.request()._state = Namespace(scope.get("state", state))
+    handler.run_in(channel.loop, contextvars.copy_context())
+    handler.handle(exchange)
+    if isinstance(exchange.call, HandlerCall):
+        call = <HandlerCall>exchange.call
+    exchange.drop_head()
+    return call
+
+
 async def _serve(Handler handler, scope, receive, send, state):
     """One request, from its scope to its last event."""
     cdef RelayExchange exchange = _open(scope)
     cdef RelayChannel channel = <RelayChannel>exchange.channel
-    cdef HandlerCall call = None
+    cdef HandlerCall call = _handle(handler, exchange, scope, state)
     cdef object reading = None
-    if not exchange.ended:
-        # Per call, for outer middleware may have put there what belongs to this request alone.
-        lens = getattr(channel.loop, LOOP_ATTRIBUTE, None)
-        if lens is not None:   # the outer server is ours
-            exchange.trace = within((<Lens?>lens).here(), scope.get("root_path") or "")
-        exchange.request()._state = Namespace(scope.get("state", state))
-        handler.run_in(channel.loop, contextvars.copy_context())
-        handler.handle(exchange)
-        if isinstance(exchange.call, HandlerCall):
-            call = <HandlerCall>exchange.call
-        exchange.drop_head()
     try:
         if not exchange.ended:
             reading = asyncio.create_task(_read(exchange, channel, receive, channel.conn.head.expect_continue))
@@ -192,3 +233,114 @@ async def _read(RelayExchange exchange, RelayChannel channel, receive, bint wait
             body.feed(message.get("body", b""))
             if not message.get("more_body", False):
                 body.end([])
+
+
+# ------------------------------------------------------------------------------------------------------ WebSockets
+
+
+async def _serve_websocket(Handler handler, scope, receive, send, state, service):
+    """One WebSocket, from its scope to its close. `websocket.connect` has been received."""
+    cdef RelayExchange exchange
+    cdef RelayChannel channel
+    cdef HandlerCall call
+    cdef list events
+    cdef object reading = None
+    cdef bint over = False
+    fields = [pair for pair in scope["headers"] if bytes(pair[0]).lower() not in OURS]
+    fields += HANDSHAKE
+    if scope.get("subprotocols"):
+        fields.append((b"sec-websocket-protocol", ", ".join(scope["subprotocols"]).encode("latin-1")))
+    exchange = _open({**scope, "method": "GET", "http_version": "1.1", "headers": fields})
+    channel = <RelayChannel>exchange.channel
+    channel.service = service
+    denies = "websocket.http.response" in (scope.get("extensions") or ())
+    call = _handle(handler, exchange, scope, state)
+    try:
+        while not over:
+            events, channel.events = channel.events, []
+            for event in events:
+                if channel.left:
+                    break
+                kind = event["type"]
+                if kind.startswith("http."):
+                    if not denies:
+                        event = {"type": "websocket.close", "code": 1000}   # which the outer server answers with 403
+                    else:
+                        event = {**event, "type": "websocket." + kind}
+                over = event["type"] == "websocket.close"
+                try:
+                    await send(event)
+                except OSError:
+                    channel.left = True
+                    if channel.tunnel is not None:
+                        channel.tunnel.lost()
+                    exchange.lose(ClientDisconnected())
+                if over:
+                    break
+            channel.sent()
+            if over or (exchange.ended and not channel.events):
+                break
+            if channel.events:
+                continue
+            if channel.tunnel is not None and reading is None:
+                reading = asyncio.create_task(_read_messages(exchange, channel, receive))
+            channel.waiter = channel.loop.create_future()
+            await channel.waiter
+            channel.waiter = None
+    finally:
+        if reading is not None:
+            reading.cancel()
+        if channel.tunnel is not None:
+            if over:
+                (<WebSocket>channel.tunnel)._finish()   # as if the client's close frame had come
+            else:
+                channel.tunnel.lost()
+        if not exchange.ended:
+            exchange.lose(ClientDisconnected())
+        channel.sent()
+        channel.tunnel = None
+        exchange.channel = None
+    if call is not None and call.started_task and call.task is not None:
+        await asyncio.wait({call.task})
+
+
+async def _read_messages(RelayExchange exchange, RelayChannel channel, receive):
+    """Give it what the client says, as fast as it is taken."""
+    cdef Tunnel tunnel = channel.tunnel
+    cdef Py_ssize_t at
+    cdef bytes data
+    while not exchange.ended:
+        message = await receive()
+        if exchange.ended:
+            return
+        if message["type"] == "websocket.receive":
+            text = message.get("text")
+            data = _frame(FS_WS_TEXT, text.encode("utf-8")) if text is not None else _frame(FS_WS_BINARY, bytes(message["bytes"]))
+        else:
+            code = message.get("code")
+            channel.left = True
+            if code != 1005 and (not isinstance(code, int) or not fs_ws_close_code_valid(code)):
+                tunnel.lost()
+                exchange.lose(ClientDisconnected())
+                channel.flush()
+                return
+            data = b"" if code == 1005 else code.to_bytes(2, "big") + (message.get("reason") or "").encode("utf-8")[:123]
+            data = _frame(FS_WS_CLOSE, data)
+        at = 0
+        while at < PyBytes_GET_SIZE(data) and not exchange.ended:
+            at += tunnel.received(<const uint8_t *>PyBytes_AS_STRING(data) + at, PyBytes_GET_SIZE(data) - at)
+            if tunnel.full() or at < PyBytes_GET_SIZE(data):
+                channel.reader = channel.loop.create_future()
+                await channel.reader
+
+
+cdef bytes _frame(unsigned opcode, bytes data):
+    # Of a client: masked, with zeros, which leaves the data as it is (RFC 6455 section 5.3).
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
+    if n < 126:
+        head = bytes((0x80 | opcode, 0x80 | n))
+    elif n < 65536:
+        head = bytes((0x80 | opcode, 0xFE)) + (<object>n).to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 0xFF)) + (<object>n).to_bytes(8, "big")
+    return head + b"\0\0\0\0" + data

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t
 
 from fastserve.protocol.channel cimport Channel
-from fastserve.protocol.core cimport fs_field
+from fastserve.protocol.core cimport fs_field, fs_out
 from fastserve.protocol.exchange cimport Exchange
 from fastserve.protocol.lens cimport Trace
 from fastserve.protocol.request cimport Request
@@ -23,8 +23,14 @@ cdef class RelayChannel(Channel):
     cdef object reader             # of the task that reads, while the body is full
     cdef list drain_waiters
     cdef fs_field *fields
+    # --- of a WebSocket ---
+    cdef object service            # a Service, of which it has its limits and its clock
+    cdef fs_out frames             # what it wrote, and is not an event yet
+    cdef bint left                 # the client has: what it writes now is for nobody
 
     cdef int sent(self) except -1  # all that was held was taken
+    cdef int unframe(self) except -1
+    cdef int grow(self, size_t room) except -1
 
 
 cdef class RelayExchange(Exchange):

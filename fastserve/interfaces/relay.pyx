@@ -7,18 +7,23 @@ Rules:   ASGI 3.0, http.response.start and http.response.body; what Exchange che
 
 Theory of operation. A wing answers a RelayExchange as it answers any: start, write, end. Each becomes an event in a list.
 `relay` hands them to `send`, and tells the wing when there is room again; it returns when the response is complete.
+A WebSocket writes frames, as everywhere; each becomes an event, too.
 """
 import os
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memmove
 
-from fastserve.protocol.channel cimport Channel
+from fastserve.protocol.channel cimport Channel, Tunnel
 from fastserve.protocol.core cimport (
     FS_BODY_NONE,
     FS_DONE,
     FS_METHOD_HEAD,
+    FS_WS_BINARY,
+    FS_WS_CLOSE,
+    FS_WS_TEXT,
     fs_conn_init,
     fs_field,
     fs_out,
@@ -52,12 +57,74 @@ cdef class RelayChannel(Channel):
 
     def __dealloc__(self):
         free(self.fields)
+        free(self.frames.data)
 
     cdef fs_out *out(self, size_t room) except NULL:
-        raise RuntimeError("a relay writes no bytes")
+        if self.tunnel is None:
+            raise RuntimeError("a relay writes no bytes")
+        self.grow(room)
+        return &self.frames
 
     cdef int put(self, object data) except -1:
-        raise RuntimeError("a relay writes no bytes")
+        cdef bytes whole = data if PyBytes_CheckExact(data) else bytes(data)
+        if self.tunnel is None:
+            raise RuntimeError("a relay writes no bytes")
+        self.grow(PyBytes_GET_SIZE(whole))
+        memcpy(self.frames.data + self.frames.len, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole))
+        self.frames.len += PyBytes_GET_SIZE(whole)
+        return 0
+
+    cdef int grow(self, size_t room) except -1:
+        cdef uint8_t *grown
+        if self.frames.cap - self.frames.len < room:
+            grown = <uint8_t *>realloc(self.frames.data, self.frames.len + room)
+            if grown == NULL:
+                raise MemoryError
+            self.frames.data = grown
+            self.frames.cap = self.frames.len + room
+        return 0
+
+    cdef int unframe(self) except -1:
+        # Frames of our own making: whole messages, not masked (RFC 6455 section 5.2). Pings and pongs are the outer server's.
+        cdef const uint8_t *p
+        cdef size_t at = 0, head, length, i
+        cdef unsigned opcode
+        cdef bytes payload
+        while self.frames.len - at >= 2:
+            p = self.frames.data + at
+            opcode = p[0] & 15
+            length = p[1]
+            head = 2
+            if length > 125:
+                head = 4 if length == 126 else 10
+                length = 0
+                for i in range(2, head):
+                    length = length << 8 | p[i]
+            payload = PyBytes_FromStringAndSize(<const char *>p + head, length)
+            at += head + length
+            if opcode == FS_WS_TEXT:
+                self.events.append({"type": "websocket.send", "text": payload.decode("utf-8")})
+            elif opcode == FS_WS_BINARY:
+                self.events.append({"type": "websocket.send", "bytes": payload})
+            elif opcode == FS_WS_CLOSE:
+                self.events.append({
+                    "type": "websocket.close",
+                    "code": int.from_bytes(payload[:2], "big") if payload else 1000,
+                    "reason": payload[2:].decode("utf-8", "replace"),
+                })
+            self.held += length
+        self.frames.len = 0
+        return 0
+
+    cdef int upgraded(self) except -1:
+        return 0
+
+    cdef int tunnel_on(self) except -1:
+        _settle(self.reader)
+        return 0
+
+    cdef object host(self):
+        return self.service
 
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
         length[0] = 0
@@ -67,6 +134,8 @@ cdef class RelayChannel(Channel):
         return False
 
     cdef int flush(self) except -1:
+        if self.frames.len:
+            self.unframe()
         _settle(self.waiter)
         return 0
 
@@ -101,7 +170,7 @@ cdef class RelayChannel(Channel):
             server = self.scope.get("server")
             return tuple(server) if server and server[1] is not None else None
         if name == "ssl_object":
-            return True if self.scope.get("scheme") == "https" else None
+            return True if self.scope.get("scheme") in ("https", "wss") else None
         return None
 
     cdef int sent(self) except -1:
@@ -221,6 +290,26 @@ cdef class RelayExchange(Exchange):
         channel.events.append({"type": "http.response.pathsend", "path": os.path.abspath(os.fsdecode(path))})
         self._finish()
         return True
+
+    cdef int upgrade(self, bytes protocol, object headers, Tunnel tunnel) except -1:
+        cdef RelayChannel channel = <RelayChannel>self.channel
+        cdef list fields = []
+        cdef object subprotocol = None
+        self._check_open()
+        self._check_start(101)
+        for key, text in headers:
+            try:
+                name, value = checked_name(key), checked_value(text)
+            except (TypeError, ValueError) as error:
+                raise LocalProtocolError(str(error)) from None
+            if name == b"sec-websocket-protocol":
+                subprotocol = value.decode("latin-1")
+            elif name != b"sec-websocket-accept":   # the outer server has the client's key
+                fields.append((name, value))
+        channel.tunnel = tunnel
+        self._head_written(101, fields)
+        channel.events.append({"type": "websocket.accept", "subprotocol": subprotocol, "headers": fields})
+        return channel.flush()
 
     cdef int send_simple(self, unsigned status, bytes content_type, object body) except -1:
         return self.send(status, [(b"content-type", content_type)], body)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from interfaces.clients import poll
+from interfaces.clients import BINARY, CLOSE, TEXT, Peer, poll
 
 from fastserve import (
     App,
@@ -29,6 +29,8 @@ from fastserve import (
     Response,
     State,
     StreamingResponse,
+    WebSocket,
+    WebSocketDisconnect,
 )
 from fastserve.testing import live_server
 
@@ -145,10 +147,10 @@ def make_app(seen: SimpleNamespace) -> App:
 
 
 @contextlib.contextmanager
-def under_uvicorn(app: Any, http: str) -> Iterator[str]:
+def under_uvicorn(app: Any, http: str, ws: Any = "none") -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="on", log_level="critical", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="on", log_level="critical", ws=ws))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
     thread.start()
     poll(lambda: server.started)
@@ -287,6 +289,131 @@ def test_a_startup_that_fails_is_told() -> None:
 
     (message,) = asyncio.run(drive())
     assert message["type"] == "lifespan.startup.failed" and "LookupError: no database" in message["message"]
+
+
+# ------------------------------------------------------------------------------------------------------ WebSockets
+
+
+def talking(ends: list[Any]) -> App:
+    app = App()
+
+    @app.websocket("/{name}")
+    async def echo(ws: WebSocket, name: str) -> None:
+        await ws.accept("chat" if "chat" in ws.subprotocols else None, {"x-name": name})
+        try:
+            async for message in ws:
+                await ws.send(message)
+        finally:
+            ends.append((ws.close_code, ws.close_reason))
+
+    @app.websocket("/closes/here")
+    async def closes(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send(f"{ws.path} {ws.scheme} {ws.query_params['a']}")
+        await ws.close(4321, "done")
+        try:
+            await ws.receive()
+        except WebSocketDisconnect as end:
+            ends.append((end.code, end.reason))
+
+    @app.websocket("/fails/here")
+    async def fails(ws: WebSocket) -> None:
+        await ws.accept()
+        raise ZeroDivisionError
+
+    @app.websocket("/refuses/here")
+    async def refuses(ws: WebSocket) -> None:
+        raise HTTPException(418, "no")
+
+    @app.websocket("/slow/here")
+    async def slow(ws: WebSocket) -> None:
+        await ws.accept()
+        assert await ws.receive() == "wait"
+        count = size = 0
+        await asyncio.sleep(0.2)
+        async for message in ws:
+            count, size = count + 1, size + len(message)
+            if message == b"":
+                break
+        await ws.send_json([count, size])
+
+    @app.websocket("/pours/here", cancel_on_disconnect=True)
+    async def pours(ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            while True:
+                await ws.send(b"x" * 50_000)
+        finally:
+            ends.append("poured")
+
+    return app
+
+
+WITH_SOCKETS = {
+    "fastserve": under_ourselves,
+    "fastserve, as asgi": SERVERS["fastserve, as asgi"],
+    "uvicorn, websockets": lambda app: under_uvicorn(app, "httptools", "websockets-sansio"),
+    "uvicorn, auto": lambda app: under_uvicorn(app, "h11", "auto"),
+}
+
+
+@pytest.mark.parametrize("server", WITH_SOCKETS)
+def test_websockets(peer: Callable[..., Peer], server: str) -> None:
+    """The same under every server."""
+    ends: list[Any] = []
+    with WITH_SOCKETS[server](talking(ends)) as url:
+        one = peer(url, "/me", Sec_WebSocket_Protocol="other, chat")
+        status, fields = one.handshake()
+        assert status == 101 and fields["sec-websocket-protocol"] == "chat" and fields["x-name"] == "me"
+        for data in (b"hi", "h\xe9".encode(), b"", b"x" * 125, b"x" * 126, b"x" * 65535, b"x" * 70_000):
+            assert one.send(TEXT, data).next() == (TEXT, data)
+            assert one.send(BINARY, data).next() == (BINARY, data)
+        for n in range(100):  # more than wait in the queue
+            one.send(TEXT, b"%d" % n)
+        assert [one.next() for n in range(100)] == [(TEXT, b"%d" % n) for n in range(100)]
+        one.send(CLOSE, b"\x0f\xa1bye")
+        assert one.closing()[0] == 4001
+        poll(lambda: ends == [(4001, "bye")])
+        peer(url, "/me").open().close()
+        poll(lambda: len(ends) == 2)
+        assert ends.pop()[0] in (1005, 1006)  # uvicorn has 1005 for both
+
+        two = peer(url, "/closes/here?a=b").open()
+        assert two.next() == (TEXT, b"/closes/here ws b") and two.closing() == (4321, "done")
+        poll(lambda: ends[1:] == [(4321, "done")])
+        assert peer(url, "/fails/here").open().closing()[0] == 1011
+        for path, wanted in (("/refuses/here", 418), ("/no/where", 404)):
+            status, _ = peer(url, path).handshake()
+            assert status == wanted
+
+        three = peer(url, "/slow/here").open().send(TEXT, b"wait")
+        for _ in range(200):
+            three.send(BINARY, b"x" * 10_000)
+        assert three.send(BINARY, b"").next() == (TEXT, b"[201,2000000]")
+
+        four = peer(url, "/pours/here").open()
+        time.sleep(0.2)
+        assert ends[2:] == []  # it waits for us
+        four.close()
+        poll(lambda: ends[2:] == ["poured"])
+
+
+def test_websockets_of_a_mounted_app(peer: Callable[..., Peer]) -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    ends: list[Any] = []
+    with live_server(Starlette(routes=[Mount("/in", app=talking(ends))])) as url:
+        one = peer(url, "/in/me").open()
+        assert one.send(TEXT, b"hi").next() == (TEXT, b"hi")
+        two = peer(url, "/in/closes/here?a=b").open()
+        assert two.next()[1].endswith(b"/closes/here ws b")
+        assert two.closing() == (4321, "done")
+        assert peer(url, "/in/refuses/here").handshake()[0] == 418
+        third = peer(url, "/in/me").open()
+    assert third.closing()[0] == 1012
+    poll(lambda: len(ends) == 3)
+    assert sorted(end[0] for end in ends) == [1012, 1012, 4321]
 
 
 def test_starlettes_test_client_and_mount() -> None:
