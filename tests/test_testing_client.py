@@ -250,6 +250,29 @@ def test_an_exception_of_the_application_is_raised(make: Callable[[], Any]) -> N
             client.get("/half")
 
 
+@pytest.mark.parametrize("interface", ["native", "asgi", "wsgi"])
+def test_an_application_that_fails_the_test(interface: str) -> None:
+    """What pytest raises for that is no Exception."""
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        pytest.fail("from inside")
+
+    def wsgi(environ: Any, start_response: Any) -> Any:
+        pytest.fail("from inside")
+
+    native = App()
+
+    @native.get("/")
+    async def index() -> str:
+        pytest.fail("from inside")
+
+    with TestClient({"native": native, "asgi": asgi, "wsgi": wsgi}[interface]) as client:
+        for _ in range(2):
+            with pytest.raises(pytest.fail.Exception, match="from inside"):
+                client.get("/")
+
+
 @with_websockets
 def test_the_lifespan_is_that_of_the_with_block(make: Callable[[], Any]) -> None:
     app = make()
