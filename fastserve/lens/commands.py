@@ -262,7 +262,7 @@ def _write(path: str, text: str) -> None:
     """0600: it tells of paths and lines."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:  # as JSON escapes
             file.write(text)
     except OSError as error:
         raise LensError(f"cannot write {path!r}: {error.strerror or error}") from None

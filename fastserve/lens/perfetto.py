@@ -6,10 +6,12 @@ A process for each worker. In it a track for the loop (all run slices), one for 
 collector, one for each thread, and one for each task: *runs*, *await ...* and *ready* take turns there, so that slices of a
 track nest or are apart, which is the viewers' one rule: others they draw wrong. A torn recording may break it; then a slice
 is cut: on the loop to end with the one it lies in, elsewhere to begin where the one before it ends. Each request is an
-async span, with its phases inside. An arrow leads from who woke a task to where it became ready.
+async span of its worker, with its phases inside. An arrow leads from who woke a task to where it became ready. It begins
+and ends within slices, a nanosecond before the end of one at the latest: to chrome://tracing the end is outside.
 
-Times are microseconds with three decimals, from the beginning of the recording. The format: "Trace Event Format", Google,
-2016; nestable async events and flows as written there.
+Times are microseconds with three decimals, from the beginning of the recording. Text stands there as it is: of an escape
+such as \\u00e9 Perfetto shows the six characters. The format: "Trace Event Format", Google, 2016; nestable async events and
+flows as written there.
 """
 
 from __future__ import annotations
@@ -41,8 +43,10 @@ def render(model: Model, *, strip_paths: bool = False) -> str:
         "python": recording.python,
         "lost events": sum(lane.lost for lane in model.lanes),
     }
-    lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events)
-    head = json.dumps({"displayTimeUnit": "ms", "otherData": about}, separators=(",", ":"))
+    dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    lines = ",\n".join(map(dumps, events))
+    # "ms" would be rounded to: what is shorter than a microsecond chrome://tracing would nest in what it is next to.
+    head = dumps({"displayTimeUnit": "ns", "otherData": about})
     return f'{head[:-1]},"traceEvents":[\n{lines}\n]}}\n'
 
 
@@ -62,6 +66,7 @@ class _Trace:
         self.zero = min(starts, default=model.recording.taken_ns)
         self.arrows = 0
         self.tracks: dict[tuple[str, int], int] = {}  # (request, task) -> its track
+        self.drawn: dict[int, list[tuple[int, int]]] = {}  # of the worker in hand: track -> its slices, in order
 
     def us(self, at: int) -> float:
         return round((at - self.zero) / 1000, 3)
@@ -75,6 +80,7 @@ class _Trace:
 
     def worker(self, lane: Lane, requests: list[RequestTrace]) -> Iterator[dict[str, Any]]:
         process = lane.seat + 1  # not the system's number: two processes may have had the seat, one after the other
+        self.drawn.clear()
         yield _meta(process, 0, "process_name", name=f"worker {lane.slot} (pid {lane.pid})")
         yield _meta(process, 0, "process_sort_index", sort_index=lane.slot)
         names = {LOOP: "event loop", HOLDS: "loop held", GARBAGE: "garbage collector", REQUESTS: "requests"}
@@ -108,6 +114,8 @@ class _Trace:
             yield from self.request(process, request)
             for task in request.tasks.values():
                 yield from self.task(process, request, task)
+        for request in requests:
+            for task in request.tasks.values():
                 yield from self.wakes(process, request, task, running, numbers)
         yield from self.in_flight(process, requests)
 
@@ -141,25 +149,33 @@ class _Trace:
             "polls": request.polls,
         }
 
-        def span(number: str, name: str, start: int | None, end: int | None, **more: Any) -> Iterator[dict[str, Any]]:
-            if start is None or end is None or (end <= start and not more):
-                return
-            yield {**common, "ph": "b", "id": number, "name": name, "ts": self.us(start), **more}
-            yield {**common, "ph": "e", "id": number, "name": name, "ts": self.us(end)}
+        def span(number: str, name: str, start: int, end: int, **more: Any) -> Iterator[dict[str, Any]]:
+            yield {**common, "ph": "b", "id2": {"local": number}, "name": name, "ts": self.us(start), **more}
+            yield {**common, "ph": "e", "id2": {"local": number}, "name": name, "ts": self.us(end)}
 
-        whole = list(span(request.id, request.name, request.start, max(request.until, request.start), args=args))
+        last = max(request.until, request.start)
+        whole = list(span(request.id, request.name, request.start, last, args=args))
         yield whole[0]
-        yield from span(request.id, "in the kernel", request.start, request.first_byte)
-        yield from span(request.id, "read and parsed", request.first_byte, request.head)
         stop = request.until if request.handler_end is None else min(request.handler_end, request.until)
         begun = request.handler_start
+        first = request.first_byte
+        phases = [("in the kernel", request.start, first), ("read and parsed", first, request.head)]
         if begun is not None:
-            yield from span(request.id, "handler", max(begun, request.head), stop)
-            yield from span(request.id, "written", max(stop, begun, request.head), request.end)
+            phases.append(("handler", max(begun, request.head), stop))
+            phases.append(("written", max(stop, begun, request.head), request.end))
+        at = request.start
+        for name, start, end in phases:
+            if start is None or end is None:
+                continue
+            start, end = max(start, at), min(end, last)  # a torn recording may have them overlap
+            if start < end:
+                yield from span(request.id, name, start, end)
+                at = end
         yield whole[1]
         for name, found in (("waits for the client's bytes", request.receives), ("client is slow", request.drains)):
             for number, part in enumerate(found):
-                yield from span(f"{request.id} {name} {number}", f"{request.name}: {name}", part.start, part.end)
+                if part.start < part.end:
+                    yield from span(f"{request.id} {name} {number}", f"{request.name}: {name}", part.start, part.end)
         for mark in request.marks:
             track = self.tracks.get((request.id, mark.task), LOOP)
             yield self.instant(process, track, mark.text, mark.at, request=request.id)
@@ -206,18 +222,25 @@ class _Trace:
                 track, polls = running.get(one.waker_task, (0, []))
                 at = bisect_right(polls, (one.ready, 1 << 63)) - 1
                 if at >= 0:  # a callback of the loop may stand between the two: a task's end, and who gathers it
-                    begins = track, min(one.ready, polls[at][1])
+                    begins = track, min(one.ready, polls[at][1] - 1)
             elif one.waker_kind == "thread":
                 runs = [run for run in request.threads if run.end <= one.ready]
                 if runs:
                     last = max(runs, key=lambda run: (run.task == task.id, run.end))
-                    begins = threads[last.name], last.end
-            if begins is None:
+                    begins = threads[last.name], last.end - 1
+            own = self.tracks[request.id, task.id]
+            if begins is None or not self.drawn_at(*begins) or not self.drawn_at(own, one.ready):
                 continue
             self.arrows += 1
             common = {"cat": "wake", "name": "wakes", "id": self.arrows, "pid": process}
             yield {**common, "ph": "s", "tid": begins[0], "ts": self.us(begins[1])}
-            yield {**common, "ph": "f", "bp": "e", "tid": self.tracks[request.id, task.id], "ts": self.us(one.ready)}
+            yield {**common, "ph": "f", "bp": "e", "tid": own, "ts": self.us(one.ready)}
+
+    def drawn_at(self, track: int, moment: int) -> bool:
+        """Does a slice of this track hold that moment?"""
+        drawn = self.drawn.get(track, [])
+        at = bisect_right(drawn, (moment, 1 << 63)) - 1
+        return at >= 0 and moment < drawn[at][1]
 
     # -------------------------------------------------------------------------------------------------------- slices
 
@@ -237,6 +260,7 @@ class _Trace:
                     ends.append(start)
                     continue
             ends.append(end)
+            self.drawn.setdefault(track, []).append((start, end))
             yield {
                 "ph": "X",
                 "cat": kind,

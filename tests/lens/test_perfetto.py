@@ -1,20 +1,33 @@
-"""lens/perfetto.py: the JSON keeps the rules of its viewers, and says what the model says."""
+"""lens/perfetto.py: the JSON keeps the rules of its viewers, says what the model says, and opens in them without fault."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import random
-from collections import defaultdict
+import socket
+import time
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from lens.stories import Story
 from lens.test_page import random_story, shop
+from lens.viewers import Viewers
 
+from fastserve import App, StreamingResponse, cli, mark
 from fastserve.lens.model import Model, build
 from fastserve.lens.perfetto import render
 from fastserve.lens.recording import Builder, Kind, Wait
+from fastserve.testing import lens_server
 
 Trace = dict[str, Any]
 
@@ -55,10 +68,10 @@ def check(found: list[Trace]) -> None:
     spans: dict[Any, list[Trace]] = defaultdict(list)  # nestable async events: by their id, a stack
     for one in found:
         if one["ph"] in "be":
-            spans[one["pid"], one["cat"], one["id"]].append(one)
+            spans[one["pid"], one["cat"], one["id2"]["local"]].append(one)
     for parts in spans.values():
         stack: list[Trace] = []
-        for one in parts:
+        for one in sorted(parts, key=lambda one: float(one["ts"])):  # as a viewer reads them
             if one["ph"] == "b":
                 assert not stack or one["ts"] >= stack[-1]["ts"]
                 stack.append(one)
@@ -70,11 +83,13 @@ def check(found: list[Trace]) -> None:
     for one in found:
         if one["ph"] in "sf":
             flows[one["id"]].append(one)
+    lengths = {track: sorted((start, end) for start, end, _ in parts if start < end) for track, parts in slices.items()}
     for parts in flows.values():  # each arrow has two ends, and a slice at both
         assert [one["ph"] for one in parts] == ["s", "f"] and parts[0]["ts"] <= parts[1]["ts"]
         for one in parts:
-            at, around = ns(one["ts"]), slices[one["pid"], one["tid"]]
-            assert any(start <= at <= end for start, end, _ in around), one
+            at, around = ns(one["ts"]), lengths[one["pid"], one["tid"]]
+            start, end = around[bisect_right(around, (at, 1 << 63)) - 1]
+            assert start <= at < end, one
 
 
 def tracks_of(found: list[Trace]) -> dict[str, tuple[int, int]]:
@@ -90,8 +105,7 @@ def test_they_hold_for_random_programs(seed: int) -> None:
     check(events(random_story(seed).model()))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_they_hold_for_torn_recordings(seed: int) -> None:
+def torn(seed: int) -> Model:
     """Events that contradict each other, as a ring that was overwritten may leave them."""
     chance = random.Random(seed)
     builder = Builder()
@@ -108,7 +122,12 @@ def test_they_hold_for_torn_recordings(seed: int) -> None:
             task=chance.randrange(6),
             b=chance.choice(stacks),
         )
-    check(events(build(builder.build())))
+    return build(builder.build())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_they_hold_for_torn_recordings(seed: int) -> None:
+    check(events(torn(seed)))
 
 
 def test_a_tasks_track_has_its_life_without_a_gap() -> None:
@@ -192,3 +211,209 @@ def test_what_a_recording_says_stays_in_its_strings() -> None:
     told.poll(0, 1, '/tmp/"quoted".py:3 </b>').poll(2, 3).ends(4)
     found = events(story.model())
     assert hostile in {one["name"] for one in found if one["ph"] == "b"}
+    assert '"GET /</script>\\"\\\\\u2028\u202e☕"' in render(story.model())  # Perfetto shows \\u2028 as it stands
+
+
+# --------------------------------------------------------------------------------------------------- the viewers themselves
+
+
+@pytest.fixture(scope="module")
+def viewers() -> Iterator[Viewers]:
+    with Viewers() as both:
+        yield both
+
+
+def opens(viewers: Viewers, text: str) -> None:
+    """Both viewers take all of it, find nothing wrong, and show what we have written."""
+    found = json.loads(text)["traceEvents"]
+    check(found)
+    slices: Counter[tuple[Any, ...]] = Counter()
+    threads = {}
+    for one in found:
+        if one["ph"] == "X":
+            slices[one["pid"], one["tid"], ns(one["ts"]), ns(one["dur"]), one["name"]] += 1
+        elif one["ph"] == "i":
+            slices[one["pid"], one["tid"], ns(one["ts"]), 0, one["name"]] += 1  # both have it as a slice without length
+        elif one["name"] == "thread_name":
+            threads[one["pid"], one["tid"]] = one["args"]["name"]
+    spans: Counter[tuple[Any, ...]] = Counter()
+    open_: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    begins = {}
+    arrows: Counter[tuple[Any, ...]] = Counter()
+    for one in found:
+        if one["ph"] == "b":
+            open_[one["pid"], one["id2"]["local"]].append(one)
+        elif one["ph"] == "e":
+            begun = open_[one["pid"], one["id2"]["local"]].pop()
+            spans[one["pid"], ns(begun["ts"]), ns(one["ts"]) - ns(begun["ts"]), one["name"]] += 1
+        elif one["ph"] == "s":
+            begins[one["id"]] = one["pid"], one["tid"]
+        elif one["ph"] == "f":
+            arrows[*begins[one["id"]], one["pid"], one["tid"]] += 1
+    for name, seen in viewers.both(text):
+        assert seen.faults == [], name
+        assert seen.slices == slices, name
+        assert seen.spans == spans, name
+        assert seen.arrows == arrows, name
+        assert {track: seen.threads.get(track) for track in threads if track in {key[:2] for key in slices}} == {
+            track: text for track, text in threads.items() if track in {key[:2] for key in slices}
+        }, name
+
+
+def together(texts: Iterable[str]) -> str:
+    """Several traces in one file, each with processes and arrows of its own: a viewer takes seconds to open one."""
+    all_: list[Trace] = []
+    for number, text in enumerate(texts, 1):
+        for one in json.loads(text)["traceEvents"]:
+            one["pid"] += number * 100
+            if one["ph"] in "sf":
+                one["id"] += number * 1_000_000
+            all_.append(one)
+    return json.dumps({"traceEvents": all_}, ensure_ascii=False)
+
+
+def test_the_viewers_do_say_what_is_wrong(viewers: Viewers) -> None:
+    """Else that they say nothing means nothing."""
+
+    def slice_(name: str, ts: float, dur: float) -> Trace:
+        return {"ph": "X", "name": name, "pid": 1, "tid": 1, "ts": ts, "dur": dur}
+
+    overlap = [slice_("one", 1, 10), slice_("other", 5, 10)]
+    assert viewers.perfetto(json.dumps({"traceEvents": overlap})).faults == ["slice_drop_overlapping_complete_event: 1"]
+    arrow = {"cat": "wake", "name": "wakes", "id": 1, "pid": 1, "tid": 1}
+    from_nowhere = [slice_("one", 1, 10), {**arrow, "ph": "s", "ts": 12}, slice_("other", 20, 5)]
+    from_nowhere += [{**arrow, "ph": "f", "bp": "e", "ts": 20}]
+    faults = viewers.catapult(json.dumps({"traceEvents": from_nowhere})).faults
+    assert [one.split(":")[0] for one in faults] == ["flow_slice_start_error", "flow_slice_ordering_error"]
+
+
+def test_recordings_of_all_kinds_open(viewers: Viewers) -> None:
+    opens(viewers, render(shop().model(now=200)))
+    opens(viewers, together(render(random_story(seed).model()) for seed in range(20)))
+    opens(viewers, together(render(torn(seed)) for seed in range(20)))
+
+
+async def nap(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "awake"
+
+
+async def naps() -> str:
+    return await nap(0.002)
+
+
+async def family() -> str:
+    async with asyncio.TaskGroup() as group:
+        for number in range(10):
+            group.create_task(nap(number / 1000))
+    return " ".join(await asyncio.gather(*(nap(0) for _ in range(40))))
+
+
+async def in_threads() -> str:
+    mark("</script> \u2028")
+    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.002) for _ in range(4)))
+    return "done"
+
+
+async def gives_up() -> str:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.005):
+            await asyncio.gather(nap(1), nap(2))
+    return "given up"
+
+
+async def blocks() -> str:
+    time.sleep(0.06)
+    return "done"
+
+
+async def fails() -> str:
+    await asyncio.sleep(0)
+    raise RuntimeError("on purpose")
+
+
+async def turns() -> str:
+    for _ in range(5000):
+        await asyncio.sleep(0)
+    return "done"
+
+
+async def streams() -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            yield b"x" * 1000
+
+    return StreamingResponse(body())
+
+
+class Gate:
+    """Handlers that wake each other up."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+
+    async def convoy(self) -> str:
+        async with self.lock:
+            await asyncio.sleep(0.001)
+        return "through"
+
+
+def hostile() -> App:
+    app = App()
+    through = Gate().convoy
+    handlers: list[Callable[..., Any]] = [naps, family, in_threads, gives_up, blocks, fails, turns, streams, through]
+    for handler in handlers:
+        app.get("/" + handler.__name__.replace("_", "-"))(handler)
+
+    @app.get("/plain")
+    def plain() -> str:  # in a thread of its own
+        time.sleep(0.002)
+        return "done"
+
+    return app
+
+
+def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    time.sleep(0.002)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+def at_once(url: str, paths: list[str]) -> None:
+    def get(path: str) -> None:
+        with contextlib.suppress(OSError), urlopen(url + path, timeout=60) as answer:  # one of them fails
+            answer.read()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(get, paths))
+
+
+def pipelined(url: str, path: str, count: int) -> None:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as client:
+        request = f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode()
+        client.sendall(request * (count - 1) + request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        while client.recv(65536):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["native", "overwritten", "wsgi"])
+def test_what_a_server_has_recorded_opens(viewers: Viewers, tmp_path: Path, kind: str) -> None:
+    """Requests that overlap, many tasks, threads, who gives up and who fails; and a ring that was overwritten."""
+    out, name = tmp_path / "out.json", f"perfetto-{kind}"
+    with lens_server(wsgi if kind == "wsgi" else hostile(), name=name) as server:
+        if kind == "wsgi":
+            at_once(server.url, ["/"] * 40)
+        else:
+            paths = ["/naps", "/family", "/in-threads", "/gives-up", "/blocks"]
+            paths += ["/fails", "/streams", "/plain", "/convoy", "/convoy", "/naps"] * 3
+            if kind == "overwritten":
+                at_once(server.url, ["/turns", "/naps", "/turns", "/naps", "/family"] * 4)
+            at_once(server.url, paths)
+            pipelined(server.url, "/naps", 20)
+        assert server.requests
+        assert cli.main(["trace", name, "-o", str(out)]) == 0
+    text = out.read_text(encoding="utf-8")
+    assert (json.loads(text)["otherData"]["lost events"] > 0) == (kind == "overwritten")
+    opens(viewers, text)
