@@ -11,6 +11,13 @@ from fastserve.protocol.timers cimport Timer
 from fastserve.protocol.wire cimport Wire
 
 
+cdef class Below:            # for the lens: the answer that a TLS transport was given last
+    cdef Connection connection
+    cdef Trace trace         # of its request
+    cdef int64_t began       # when it was given
+    cdef int64_t since       # and from when on it may be told that the kernel did not take it
+
+
 cdef class Connection(Channel):
     cdef Service service
     cdef Wire wire                   # None once lost
@@ -61,6 +68,7 @@ cdef class Connection(Channel):
     cdef Trace _last_trace           # of the request that was answered last, until its answer has been handed to the wire
     cdef Trace _behind               # whose answer the peer does not take,
     cdef int64_t _behind_at          # and since when; 0: it does
+    cdef Below _below                # an answer that is held below a TLS transport, or may be; None: none is
     cdef bint _proxy_due             # a PROXY protocol header has to come first,
     cdef bint _proxy_taken           # or has come, before TLS began
     cdef tuple _proxied              # (peername, sockname) that it said, or None
@@ -73,6 +81,9 @@ cdef class Connection(Channel):
     cdef bint _wanted(self, Exchange exchange, const uint8_t *data)
     cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1
     cdef int _falls_behind(self) except -1
+    cdef Trace _answered(self)
+    cdef int _watch_below(self) except -1
+    cdef int _look_below(self, Below below) except -1
     cdef int _caught_up(self) except -1
     cdef int _descriptor(self) except -2
     cdef int _body_came(self, int64_t now) except -1

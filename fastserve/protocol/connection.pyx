@@ -57,6 +57,9 @@ cdef enum:
     TRACEPARENT_LEN = 55     # "00-" and 32 digits, "-" and 16, "-" and 2
     UNASKED = -2             # of how long a byte had lain in the kernel
 
+cdef double LOOK_MIN = 0.004   # seconds between two looks below a TLS transport
+cdef double LOOK_MAX = 0.25
+
 cdef extern from *:
     """
     #include <stdint.h>
@@ -177,6 +180,7 @@ cdef class Connection(Channel):
             self.service.out_owner = None
         self._pieces.clear()
         self._caught_up()   # or it never will
+        self._below = None
         self._lost_wire = self.wire
         self.wire = None
         self._closing = True
@@ -682,19 +686,58 @@ cdef class Connection(Channel):
                 exchange.trace.parent(data + parent.value, TRACEPARENT_LEN)
         return 0
 
+    cdef Trace _answered(self):
+        # Whose answer is it that leaves? One that is complete has left the connection already.
+        return self.exchange.trace if self.exchange is not None else self._last_trace
+
     cdef int _falls_behind(self) except -1:
-        # For the lens: whose answer is it that the peer does not take? One that is complete has left the connection already.
+        # For the lens: the peer does not take what it is sent.
         if self._behind_at == 0 and fs_lens_mode(self.service.lens_mode) >= TRACING:
-            self._behind = self.exchange.trace if self.exchange is not None else self._last_trace
+            self._behind = self._answered()
             if self._behind is not None:
                 self._behind_at = precise_now()
         return 0
 
     cdef int _caught_up(self) except -1:
+        cdef int64_t now
         if self._behind_at:
-            self._behind.drained(self._behind_at, precise_now())
+            now = precise_now()
+            self._behind.drained(self._behind_at, now)
             self._behind = None
             self._behind_at = 0
+            if self._below is not None:
+                self._below.since = now   # up to here it is told
+        return 0
+
+    cdef int _watch_below(self) except -1:
+        # For the lens: a TLS transport takes an answer whole, hands it to another one below it, which nobody can ask, and calls
+        # its buffer empty. So the kernel is asked.
+        cdef Trace trace
+        cdef Below below
+        if self._below is not None or fs_lens_mode(self.service.lens_mode) < TRACING:
+            return 0
+        trace = self._answered()
+        if trace is None:
+            return 0
+        below = Below.__new__(Below)
+        below.connection = self
+        below.trace = trace
+        below.began = below.since = precise_now()
+        self._below = below
+        return _look_soon(below, below.began)
+
+    cdef int _look_below(self, Below below) except -1:
+        cdef int64_t now = precise_now()
+        if self._below is not below or self.wire is None:
+            return 0
+        if self.wire.holds(self._handed):
+            if self._behind_at == 0 and not self._writing_paused:
+                self._behind = below.trace
+                self._behind_at = below.since
+            return _look_soon(below, now)
+        if not self._writing_paused:
+            self._caught_up()
+        self._below = None
         return 0
 
     cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1:
@@ -762,6 +805,8 @@ cdef class Connection(Channel):
             service.seat.bytes_out += length
             self._handed += length
             self.wire.write_raw(service.out.data, length)   # nothing below comes back to the buffer before that returns
+        if self._tls and length > WRITE_HIGH:
+            self._watch_below()
         return 0
 
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
@@ -891,6 +936,8 @@ cdef class Connection(Channel):
             self._last_trace = exchange.trace
             exchange.trace.flight = NULL   # it lands
             exchange.trace.over(exchange.status, exchange.body_sent, self._ended_at)
+        elif self._tls:
+            self._last_trace = None   # that of another, which nobody has taken yet
         _count(self.service.seat, exchange)
         self._observe(exchange)
         self.service.land(exchange.flight)
@@ -1264,6 +1311,19 @@ cdef class Connection(Channel):
         seat.in_state[self._state] -= 1
         seat.in_state[state] += 1
         self._state = state
+
+
+cdef class Below:
+    def __call__(self):
+        self.connection._look_below(self)
+
+
+cdef int _look_soon(Below below, int64_t now) except -1:
+    # The longer it has lasted the less it matters when exactly it ends. Through the loop's own method: one that a handler's
+    # slice calls may be the lens's, which would take this for a timer of the handler's.
+    loop = below.connection.service.loop
+    type(loop).call_later(loop, min(max((now - below.began) / 32e9, LOOK_MIN), LOOK_MAX), below)
+    return 0
 
 
 cdef bint _is_here(Exchange exchange) except -1:

@@ -66,6 +66,7 @@ cdef class Wire(Polled):
     # Behind close(), of TLS: bytes that the peer's kernel has not acknowledged; `taken`: those it ever has, to see progress.
     cdef size_t in_flight(self, size_t *taken) except? 0
     cdef size_t unacked(self)                              # bytes that the kernel holds, for the peer has not confirmed them
+    cdef bint holds(self, uint64_t handed) except -1       # has the kernel not got all of so many bytes? Of TLS; no: not known
     cdef object info(self, str name)                       # get_extra_info
     cdef int fileno(self) except -2                        # for HangupWatch; -1 if it is not needed
 

@@ -156,6 +156,9 @@ cdef class Wire(Polled):
     cdef size_t unacked(self):
         return 0
 
+    cdef bint holds(self, uint64_t handed) except -1:
+        return False
+
     cdef object info(self, str name):
         return None
 
@@ -245,6 +248,20 @@ cdef class TransportWire(Wire):
 
     cdef size_t unacked(self):
         return fs_unacked(self.fileno())
+
+    cdef bint holds(self, uint64_t handed) except -1:
+        # What the kernel has ever got are records, which are longer than what is in them, and the handshake; the last part of a
+        # hundred of an answer may escape us. Of a Unix socket it counts nothing, but says whether it would take more.
+        sock = self.transport.get_extra_info("socket")
+        try:
+            if sock.family == socket.AF_UNIX:
+                watch = select.poll()
+                watch.register(sock.fileno(), select.POLLOUT)
+                return not watch.poll(0)
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED + 8)
+            return struct.unpack_from("Q", info, BYTES_ACKED)[0] + fs_unacked(sock.fileno()) < handed
+        except (AttributeError, OSError, TypeError, ValueError, struct.error):   # closed already, or another system
+            return False
 
     cdef object info(self, str name):
         return self.transport.get_extra_info(name)

@@ -15,11 +15,13 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from process.test_tls import Authority, authority, local
 
 from fastserve import App, Query, Response, StreamingResponse
 from fastserve.lens import rules
@@ -29,6 +31,7 @@ from fastserve.lens.wording import duration
 from fastserve.testing import LensServer, lens_server
 
 pytest_plugins = ["pytester"]
+__all__ = ["authority", "local"]  # fixtures
 
 HERE = Path(__file__).name
 
@@ -606,6 +609,91 @@ def test_a_client_that_takes_one_large_body_at_once_is_innocent(app: Any) -> Non
             assert download(server, nap=0, more=more) >= LARGE
     assert [one.text for one in find(server.model, dev=False) if one.code == "FS015"] == []
     assert all(one.total < 1_000_000_000 for one in server.requests)
+
+
+# Behind TLS the transport takes such a body whole, whoever the client is: the kernel is asked how much it has got.
+
+
+def download_over_tls(server: LensServer, authority: Authority, *, nap: float, more: str = "") -> int:
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as plain:
+        with authority.client().wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+            got = len(client.recv(1000))
+            time.sleep(nap)
+            while got < LARGE and (part := client.recv(1 << 20)):
+                got += len(part)
+            return got
+
+
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"], ids=["kept", "closed"])
+@pytest.mark.parametrize("app", LARGE_APPS, ids=["native", "asgi", "wsgi"])
+@pytest.mark.parametrize("on", ["uvloop", "asyncio"])
+def test_a_client_that_takes_its_time_over_one_large_body_behind_tls(
+    app: Any, more: str, on: str, authority: Authority, local: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 400_000_000)
+    with lens_server(app, loop=on, **local) as server:
+        assert download_over_tls(server, authority, nap=0.6, more=more) >= LARGE
+        time.sleep(0.1)  # until the kernel is asked again
+    found = of(server, "FS015")
+    assert "to take 12.0 MB" in found.text and 500_000_000 < found.worst_ns < 3_000_000_000
+    (one,) = server.requests
+    assert one.tls and one.end is not None and one.until - one.end > 500_000_000
+    assert f"GET /large took {duration(one.total)}" in server.explain()
+    assert "The client did not take it for" in server.explain()
+
+
+@pytest.mark.parametrize("app", LARGE_APPS, ids=["native", "asgi", "wsgi"])
+@pytest.mark.parametrize("on", ["uvloop", "asyncio"])
+def test_a_client_that_takes_one_large_body_at_once_is_innocent_behind_tls(
+    app: Any, on: str, authority: Authority, local: dict[str, str]
+) -> None:
+    with lens_server(app, loop=on, **local) as server:
+        for more in ("", "Connection: close\r\n"):
+            assert download_over_tls(server, authority, nap=0, more=more) >= LARGE
+    assert [one.text for one in find(server.model, dev=False) if one.code == "FS015"] == []
+    assert len(server.requests) == 2 and all(one.write_wait < 1_000_000_000 for one in server.requests)
+
+
+async def streamed() -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(LARGE // 100_000):
+            yield b"x" * 100_000
+
+    return StreamingResponse(body())
+
+
+def test_the_waits_of_a_stream_behind_tls_are_told_once(authority: Authority, local: dict[str, str]) -> None:
+    app = App()
+    app.get("/large")(streamed)
+    app.get("/hello")(hello)
+    with lens_server(app, **local) as server:
+        began = time.monotonic_ns()
+        assert download_over_tls(server, authority, nap=0.5) >= LARGE
+        took = time.monotonic_ns() - began
+    (one,) = server.requests
+    waits = sorted((part.start, part.end) for part in one.drains)
+    assert 450_000_000 < one.write_wait <= took
+    assert all(end <= start for (_, end), (start, _) in pairwise(waits))  # no time twice
+
+
+def test_who_is_not_traced_is_not_blamed_for_by_who_was(authority: Authority, local: dict[str, str]) -> None:
+    """One connection: a request that is traced and small, and one that is slow and not traced."""
+    app = large_app()
+    app.get("/hello")(hello)
+    with lens_server(app, lens="sample:2", **local) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            with authority.client().wrap_socket(plain, server_hostname="localhost") as client:
+                client.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.recv(10000).endswith(b"hello")
+                client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+                got = len(client.recv(1000))
+                time.sleep(0.5)
+                while got < LARGE:
+                    got += len(client.recv(1 << 20))
+    assert [(one.path, one.drains) for one in server.requests] == [("/hello", [])]
 
 
 def test_a_client_that_leaves_with_the_rest_is_told_of_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
