@@ -159,7 +159,10 @@ class _Trace:
         stop = request.until if request.handler_end is None else min(request.handler_end, request.until)
         begun = request.handler_start
         first = request.first_byte
-        phases = [("in the kernel", request.start, first), ("read and parsed", first, request.head)]
+        phases: list[tuple[str, int, int | None]] = [
+            ("in the kernel", request.start, first),
+            ("read and parsed", first, request.head),
+        ]
         if begun is not None:
             phases.append(("handler", max(begun, request.head), stop))
             phases.append(("written", max(stop, begun, request.head), request.end))

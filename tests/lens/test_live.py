@@ -616,14 +616,16 @@ def test_a_client_that_takes_one_large_body_at_once_is_innocent(app: Any) -> Non
 
 def download_over_tls(server: LensServer, authority: Authority, *, nap: float, more: str = "") -> int:
     port = int(server.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as plain:
-        with authority.client().wrap_socket(plain, server_hostname="localhost") as client:
-            client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
-            got = len(client.recv(1000))
-            time.sleep(nap)
-            while got < LARGE and (part := client.recv(1 << 20)):
-                got += len(part)
-            return got
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        authority.client().wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+        got = len(client.recv(1000))
+        time.sleep(nap)
+        while got < LARGE and (part := client.recv(1 << 20)):
+            got += len(part)
+        return got
 
 
 @pytest.mark.parametrize("more", ["", "Connection: close\r\n"], ids=["kept", "closed"])
@@ -684,15 +686,17 @@ def test_who_is_not_traced_is_not_blamed_for_by_who_was(authority: Authority, lo
     app.get("/hello")(hello)
     with lens_server(app, lens="sample:2", **local) as server:
         port = int(server.url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as plain:
-            with authority.client().wrap_socket(plain, server_hostname="localhost") as client:
-                client.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert client.recv(10000).endswith(b"hello")
-                client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-                got = len(client.recv(1000))
-                time.sleep(0.5)
-                while got < LARGE:
-                    got += len(client.recv(1 << 20))
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            authority.client().wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            client.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(10000).endswith(b"hello")
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            got = len(client.recv(1000))
+            time.sleep(0.5)
+            while got < LARGE:
+                got += len(client.recv(1 << 20))
     assert [(one.path, one.drains) for one in server.requests] == [("/hello", [])]
 
 
