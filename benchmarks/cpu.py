@@ -56,6 +56,12 @@ def tree(root: int) -> list[int]:
     return sorted(pid for pid in members if pid in parents)
 
 
+def state(pid: int) -> str:
+    """The letter of /proc/PID/stat: R, S, T (stopped), Z ...; X for one that is gone."""
+    fields = _stat_fields(pid)
+    return fields[0] if fields is not None else "X"
+
+
 def snapshot(root: int) -> Snapshot:
     """The times of every living process of the tree. A process that ends while we look is left out."""
     times = {pid: _read(pid) for pid in tree(root)}

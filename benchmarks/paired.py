@@ -1,10 +1,10 @@
 """Two servers against each other, in turns of a fraction of a second: what one costs beside the other, and how sure
 that is.
 
-Called by __main__ (the verb `paired`) and by tests. Calls servers (both are up all the time, on one core), run (a
-sample) and report (the interval). A round is one sample of each; who begins changes with each round, so that a machine
-that gets slower or faster favours nobody. The ratio of a round is one observation. What is told is their geometric
-mean with its 95 % interval, which a machine with other users makes wider, not wrong.
+Called by __main__ (the verb `paired`) and by tests. Calls servers (both are up all the time, on one core, frozen
+between their turns), run (a sample) and report (the interval). A round is one sample of each; who begins changes with
+each round, so that a machine that gets slower or faster favours nobody. The ratio of a round is one observation. What
+is told is their geometric mean with its 95 % interval, which a machine with other users makes wider, not wrong.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -62,11 +62,12 @@ def measure(case: str, ours: str, other: str, rounds: int, seconds: float, plan:
             running[name] = servers.start(servers.SERVERS[name], run.pinned(plan.cores[0], plan.nice))
             sizes[name] = running[name].check(CASES[case])
             run.put_under_load(plan, CASES[case], running[name], sizes[name], plan.warmup_seconds)
+            running[name].freeze()
         for number in range(1, rounds + 1):
-            found = {
-                name: run.take_sample(plan, CASES[case], running[name], number, sizes[name], seconds)
-                for name in ((ours, other) if number % 2 else (other, ours))
-            }
+            found: dict[str, Sample] = {}
+            for name in (ours, other) if number % 2 else (other, ours):
+                with run.awake(running[name]):
+                    found[name] = run.take_sample(plan, CASES[case], running[name], number, sizes[name], seconds)
             pairs.rounds.append((found[ours], found[other]))
             if number % 10 == 0:
                 say(f"{number:4} rounds: {pairs}")

@@ -9,7 +9,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
@@ -29,7 +30,7 @@ PACKAGES = (
 SIZE_TOLERANCE = 0.05
 LOOK_S = 0.7  # about: asking one server for its version
 START_S = 1.2  # about: a server's start and first answer
-AROUND_S = 0.15  # about: what a sample takes beside its load
+AROUND_S = 0.3  # about: what a sample takes beside its load
 
 
 class PlanError(Exception):
@@ -213,7 +214,8 @@ def _measure_case(
 ) -> None:
     """Start all, check and warm each, then rounds: every server once per round, each round beginning one further on.
 
-    Servers are started anew for each case, so that one that was broken by a case is whole in the next.
+    Whose turn it is not is frozen. Servers are started anew for each case, so that one that was broken by a case is whole
+    in the next.
     """
     running: dict[str, Running] = {}
     sizes: dict[str, int] = {}
@@ -224,6 +226,7 @@ def _measure_case(
                     running[name] = servers.start(servers.SERVERS[name], pinned(plan.cores[0], plan.nice))
                     sizes[name] = running[name].check(case)
                     put_under_load(plan, case, running[name], sizes[name], plan.warmup_seconds)
+                    running[name].freeze()
             except (ServerError, load.LoadError) as error:
                 fail(case, name, 0, error)
                 say.plan(-plan.rounds * (plan.seconds + AROUND_S))
@@ -232,7 +235,10 @@ def _measure_case(
         for number in range(1, plan.rounds + 1):
             for name in turns(running, number):
                 try:
-                    with say.step(f"{case.name}, {name}: round {number} of {plan.rounds}", plan.seconds + AROUND_S):
+                    with (
+                        say.step(f"{case.name}, {name}: round {number} of {plan.rounds}", plan.seconds + AROUND_S),
+                        awake(running[name], case),
+                    ):
                         sample = take_sample(plan, case, running[name], number, sizes[name], plan.seconds)
                 except (ServerError, load.LoadError) as error:
                     fail(case, name, number, error)
@@ -245,6 +251,16 @@ def _measure_case(
     finally:
         for server in running.values():
             server.stop()
+
+
+@contextmanager
+def awake(running: Running, case: Case | None = None) -> Iterator[None]:
+    """A server's turn: it goes on and answers the case, if one is named, and is frozen afterwards, even if that failed."""
+    try:
+        running.thaw(case)
+        yield
+    finally:
+        running.freeze()
 
 
 def put_under_load(plan: Plan, case: Case, running: Running, answer_size: int, seconds: float) -> load.Load:

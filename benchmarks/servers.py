@@ -1,7 +1,11 @@
 """The servers' room: the table of who is compared and how each is started, and one running server at a time.
 
 Called by run.py. A row is a command with {port} in it. A server is started in a session of its own, pinned to one core,
-and only that session is ever signalled. One that is not installed is `missing` with a reason, which the report prints.
+and only that session, with what its processes started, is ever signalled. One that is not installed is `missing` with a
+reason, which the report prints.
+
+Between its turns a server is frozen (SIGSTOP): some spin while they have nothing to do, and would be in the figures of all
+others. Its whole tree stops together, and children go on before their parents: no supervisor sees a worker stand still.
 
 The settings are each project's documented ones for speed: one worker, uvloop, its C or Rust parser, no access log,
 nothing below warnings logged. benchmarks/README.md says which others were tried.
@@ -24,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from . import build, cases
+from . import build, cases, cpu
 from .cases import Case
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +36,9 @@ HOST = "127.0.0.1"
 READY_S = 20.0
 STOP_S = 10.0
 ANSWER_S = 5.0
+FREEZE_S = 5.0
+FROZEN = "TtZX"  # states of a process that uses no processor
+SETTLE_S = 0.05  # what became due while it was frozen: timers, the closing of the connections of its last turn
 
 
 class ServerError(Exception):
@@ -363,8 +370,37 @@ class Running:
             raise ServerError(f"{self.server.name} gives answers of {len(sizes)} sizes to {case.name}")
         return sizes.pop()
 
+    def freeze(self) -> None:
+        """Stop the whole tree until thaw(); returns when nothing of it moves."""
+        give_up_at = time.monotonic() + FREEZE_S
+        while moving := [pid for pid in cpu.tree(self.pid) if cpu.state(pid) not in FROZEN]:
+            if time.monotonic() > give_up_at:
+                raise ServerError(f"{self.server.name} could not be frozen in {FREEZE_S:.0f} s")
+            _signal(moving, signal.SIGSTOP)
+            time.sleep(0.001)
+
+    def thaw(self, case: Case | None = None) -> None:
+        """Go on: children, a while, then the parents; and when what was due is done, an answer to `case`, if there is one.
+
+        The while is for the children's heartbeats: the first thing that a supervisor does is to look at them.
+        """
+        self._go_on(SETTLE_S)
+        time.sleep(SETTLE_S)
+        self.must_live()
+        if case is not None:
+            self.check(case)
+
+    def _go_on(self, ahead_s: float = 0.0) -> None:
+        tree = cpu.tree(self.pid)
+        children = [pid for pid in tree if pid != self.pid]
+        if children:
+            _signal(children, signal.SIGCONT)
+            time.sleep(ahead_s)
+        _signal([self.pid], signal.SIGCONT)
+
     def stop(self) -> None:
         """End the session: a polite signal to its leader, a while, then the other signal to what is left of it."""
+        self._go_on()  # who is frozen hears nothing
         os.kill(self.pid, signal.SIGTERM)  # not send_signal(), which reaps
         give_up_at = time.monotonic() + STOP_S
         while not self.has_ended() and time.monotonic() < give_up_at:
@@ -373,6 +409,12 @@ class Running:
         self.process.wait()
         self.log.close()
         self.folder.cleanup()
+
+
+def _signal(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def start(

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -311,10 +312,10 @@ def fake(name: str, code: str) -> servers.Server:
 
 SERVE = """
 import socket, sys
-body = b"Hello, World!"
 s = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
     c, _ = s.accept()
+    body = b"Hello, World!"
     try:
         while c.recv(65536):
             c.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%b" % (len(body), body))
@@ -323,7 +324,7 @@ while True:
         pass
 """
 HONEST = SERVE.replace("KEPT", "13")
-TURNCOAT = SERVE.replace("KEPT", "0")  # right when asked once, empty from then on
+TURNCOAT = SERVE.replace("KEPT", "0")  # right when asked once, empty on the same connection from then on
 
 
 def test_start_check_stop() -> None:
@@ -339,6 +340,107 @@ def test_start_check_stop() -> None:
     assert running.process.returncode is not None
     with pytest.raises(ProcessLookupError):
         os.kill(running.pid, 0)
+
+
+SPIN = """
+import socket, sys, threading, time
+def spin():
+    latest = time.monotonic()
+    while True:
+        now = time.monotonic()
+        if now - latest > 0.2:
+            print(f"{now - latest:.3f}", file=open(FILE, "a"))
+        latest = now
+threading.Thread(target=spin, daemon=True).start()
+"""
+
+
+def spinning(gaps: Path) -> servers.Server:
+    """It uses all the processor it gets, and writes down for how long it got none: pauses of more than 0.2 s."""
+    return fake("spinning", SPIN.replace("FILE", repr(str(gaps))) + HONEST)
+
+
+@contextmanager
+def started(server: servers.Server) -> Iterator[servers.Running]:
+    running = servers.start(server)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@needs_proc
+def test_a_frozen_server_costs_nothing_and_goes_on(tmp_path: Path) -> None:
+    with started(spinning(tmp_path / "gaps")) as running:
+        running.freeze()
+        before = cpu.snapshot(running.pid)
+        time.sleep(0.5)
+        assert cpu.between(before, cpu.snapshot(running.pid)).total_ns == 0
+        with pytest.raises(servers.ServerError, match="gave no proper answer to plaintext"):
+            running.check(cases.CASES["plaintext"], timeout_s=0.2)
+        running.thaw(cases.CASES["plaintext"])
+        before = cpu.snapshot(running.pid)
+        time.sleep(0.5)
+        assert cpu.between(before, cpu.snapshot(running.pid)).total_ns > 0
+
+
+@needs_proc
+def test_a_frozen_server_is_stopped_as_fast_as_another() -> None:
+    running = servers.start(fake("fake", HONEST))
+    began_at = time.monotonic()
+    running.freeze()
+    running.stop()
+    assert time.monotonic() - began_at < servers.STOP_S / 2
+    assert running.process.returncode == -signal.SIGTERM
+
+
+@needs_proc
+def test_a_frozen_server_that_died_is_told() -> None:
+    running = servers.start(fake("fake", HONEST))
+    try:
+        running.freeze()
+        os.kill(running.pid, signal.SIGKILL)
+        with pytest.raises(servers.ServerError, match="fake ended"):
+            running.thaw()
+        running.freeze()
+    finally:
+        running.stop()
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        (
+            "fastserve",
+            (
+                *(*servers._LISTEN, "--interface", "wsgi", "--workers", "2", "--no-access-log"),
+                *("--lens", "stalls", "--timeout-worker-healthcheck", "1"),
+            ),
+        ),
+        ("gunicorn", (*servers._GUNICORN, "--worker-class", "gthread", "--timeout", "1")),
+        ("granian", (*servers._GRANIAN, "wsgi", "--no-ws", "--workers-kill-timeout", "1")),
+    ],
+)
+def test_a_supervisor_keeps_the_workers_it_was_frozen_with(tool: str, arguments: tuple[str, ...]) -> None:
+    """Frozen for longer than a worker may be silent."""
+    app = "benchmarks.apps.wsgi:app"
+    server = servers.Server(tool, tool, arguments, app)
+    try:
+        server.version()
+    except servers.ServerError as error:
+        pytest.skip(str(error))
+    plaintext = cases.CASES["plaintext"]
+    with started(server) as running:
+        running.check(plaintext)
+        tree = cpu.tree(running.pid)
+        assert len(tree) > 1
+        running.freeze()
+        time.sleep(2.5)
+        running.thaw(plaintext)
+        time.sleep(1.5)
+        running.check(plaintext)
+        assert cpu.tree(running.pid) == tree
 
 
 def test_a_server_that_ends_is_told_with_its_last_words() -> None:
@@ -491,6 +593,21 @@ def test_a_whole_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     json.dumps(result)
     assert "%  c1, good: round 1 of 1, " in stream.getvalue() and " left\n" in stream.getvalue()
     assert "these figures say nothing about speed" in report.markdown(result, "good")
+
+
+@needs_wrk
+@needs_proc
+def test_who_spins_is_frozen_while_others_have_their_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A round of a second each: who spins stands still for the other's start, warm-up and turn; and for its own not."""
+    gaps = tmp_path / "gaps"
+    rows = [spinning(gaps), fake("good", HONEST)]
+    monkeypatch.setattr(servers, "SERVERS", {row.name: row for row in rows})
+    core = min(os.sched_getaffinity(0))
+    plan = run.Plan(("c1",), ("spinning", "good"), rounds=2, seconds=1, connections=1, cores=(core, core))
+    result = run.measure(plan, datetime.now().astimezone(), Progress(io.StringIO()))
+    assert not result["failures"]
+    assert len(result["samples"]) == 4
+    assert sum(float(gap) > 0.9 for gap in gaps.read_text().split()) >= 2  # before round 1, and both turns of the other
 
 
 # What is built, counted and weighed

@@ -53,7 +53,11 @@ def estimate_s(plan: Plan) -> float:
 
 
 def _each_s(plan: Plan) -> float:
-    return VALIDATE_S + plan.rounds * plan.seconds
+    return VALIDATE_S + plan.rounds * _turn_s(plan)
+
+
+def _turn_s(plan: Plan) -> float:
+    return plan.seconds + run.AROUND_S
 
 
 def measure(plan: Plan, say: Progress) -> Result:
@@ -84,16 +88,20 @@ def _measure_profile(
                     with contextlib.suppress(loads.LoadError):  # what goes wrong again is told of the sample
                         _load(plan, profile, running[who], WARM_MS)
                     running[who].must_live()
+                    running[who].freeze()
             except (servers.ServerError, validate.Invalid, loads.LoadError) as error:
                 result.faults[profile.name, who] = str(error)
                 say(f"{profile.name}, {who}: fails: {error}")
-                say.plan(-plan.rounds * plan.seconds)
+                say.plan(-plan.rounds * _turn_s(plan))
                 if who in running:
                     running.pop(who).stop()
         for number in range(1, plan.rounds + 1):
             for who in run.turns(running, number):
                 try:
-                    with say.step(f"{profile.name}, {who}: round {number} of {plan.rounds}", plan.seconds):
+                    with (
+                        say.step(f"{profile.name}, {who}: round {number} of {plan.rounds}", _turn_s(plan)),
+                        run.awake(running[who]),
+                    ):
                         sample = take(plan, profile, running[who])
                 except (servers.ServerError, loads.LoadError) as error:
                     result.faults[profile.name, who] = str(error)

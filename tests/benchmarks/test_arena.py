@@ -388,7 +388,7 @@ def test_a_contestant_that_ends_under_load_is_told_with_its_last_words(
 
 def test_the_plans_time_is_that_of_what_is_asked() -> None:
     plan = measure.Plan(profiles=("echo-ws",), names=("fastserve", "bjoern"), rounds=2, seconds=1.0)
-    assert measure.estimate_s(plan) == measure.VALIDATE_S + 2
+    assert measure.estimate_s(plan) == measure.VALIDATE_S + 2 * (1 + measure.run.AROUND_S)
 
 
 def test_hello_is_a_masked_frame() -> None:
