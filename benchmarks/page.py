@@ -67,6 +67,11 @@ FAMILIES = (
         ),
     ),
 )
+NOTES = {
+    "tls": "`tls-close` has a handshake for each request. wrk resumes its sessions: an exchange of keys, no certificate. "
+    "nginx 1.22 speaks TLS 1.2 unless it is told otherwise, whose resumed handshakes have no exchange of keys either, and "
+    "was not told before 2026-11-30.",
+}
 
 
 def write(path: Path, page: Path) -> str:
@@ -243,6 +248,7 @@ def figures(result: Result, page: Path) -> list[str]:
             continue
         shown = os.path.relpath(picture(page, name), page.parent)
         lines += [f"### {title}", "", f"![Server CPU per request, {title}]({shown})", ""]
+        lines += [NOTES[name], ""] if name in NOTES else []
         for metric in (CPU, RATE):
             lines += [f"{metric.title}:", "", *table(result, members, metric)]
     return lines

@@ -3,7 +3,8 @@
 Room: floor 3. Called by: server.py and supervisor.py (Certificates), run.py (to try them). Calls: config.py, errors.py. The
 data plane is handed a Certificates and asks it for `context` at each handshake.
 Rules: RFC 6066 section 3 (server name indication), RFC 6125 section 6.4 (which certificate a name means), RFC 5280 section
-4.1 (where a certificate has its names and its end), RFC 7301 (ALPN: http/1.1).
+4.1 (where a certificate has its names and its end), RFC 7301 (ALPN: http/1.1), RFC 8446 section 4.6.1 (tickets) and 4.1.1
+(a cipher suite out of those of both sides).
 
 A context is never changed: one that could not be finished would leave nothing to serve with. New files make a new one,
 which takes the old one's place when it is whole; connections keep what they have. Under a supervisor only the supervisor
@@ -145,6 +146,9 @@ class Certificates:
         if config.ssl_version == int(ssl.PROTOCOL_TLSv1_2):
             context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION  # a client could make us work with every few bytes of it
+        context.num_tickets = 1  # after a full handshake; OpenSSL would send two, and after a resumed one it sends one
+        if config.ssl_ciphers is None:  # all that we have are strong, and a client knows what its processor is good at
+            context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_alpn_protocols(["http/1.1"])
         context.sni_callback = self._choose
         if config.ssl_ciphers is not None:

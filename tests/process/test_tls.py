@@ -563,6 +563,51 @@ def test_sessions_are_resumed_by_any_worker(authority: Authority, files: dict[st
         assert running.stop() == 0
 
 
+def test_a_full_handshake_and_a_resumed_one_bring_one_ticket_each(authority: Authority, local: dict[str, str]) -> None:
+    context = authority.client(minimum_version=ssl.TLSVersion.TLSv1_3)
+    tickets: list[str] = []
+
+    def note(_sock: Any, direction: str, _version: Any, _kind: Any, message: Any, _data: bytes) -> None:
+        if getattr(message, "name", "") == "NEWSESSION_TICKET":
+            tickets.append(direction)
+
+    context._msg_callback = note  # type: ignore[attr-defined]
+    session = None
+    with live_server(make_app(), **local) as url:
+        for number in (1, 2, 3):
+            with (
+                socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20) as plain,
+                context.wrap_socket(plain, server_hostname="localhost", session=session) as sock,
+            ):
+                assert get(sock)
+                assert (tickets, sock.session_reused) == (["read"] * number, number > 1)
+                session = sock.session
+
+
+SUITES = ["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"]
+
+
+@pytest.mark.parametrize("first", SUITES)
+def test_the_client_says_which_cipher_it_prefers(authority: Authority, local: dict[str, str], first: str) -> None:
+    """Unless there is a list of ours, which is in the order that we prefer."""
+    context = authority.client(maximum_version=ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(":".join([first, *SUITES]))
+    with live_server(make_app(), **local) as url, tls(url, context) as sock:
+        assert sock.cipher()[0] == first  # type: ignore[index]
+    with live_server(make_app(), **local, ssl_ciphers=f"{SUITES[1]}:{SUITES[0]}") as url, tls(url, context) as sock:
+        assert sock.cipher()[0] == SUITES[1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("suite", ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"])
+def test_the_client_says_which_cipher_it_prefers_in_tls_1_3(local: dict[str, str], suite: str) -> None:
+    """Its suites are no business of `ssl`: openssl's client is asked."""
+    suites = f"{suite}:TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256"
+    with live_server(make_app(), **local) as url:
+        where = url.rpartition("/")[2]
+        said = openssl("s_client", "-connect", where, "-tls1_3", "-ciphersuites", suites)
+        assert f"Cipher is {suite}" in said
+
+
 # ----------------------------------------------------------------------------------------------- clients that do ill
 
 
