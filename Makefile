@@ -1,10 +1,16 @@
 # Verbs. PYTHON names the interpreter of the environment to build and test in.
 PYTHON ?= .venv/bin/python
 
-.PHONY: build test ctest fuzz bench performance count lint fmt docs site wheel wheels clean nightly
+.PHONY: build pgo test ctest fuzz bench performance count lint fmt docs site wheel wheels clean nightly
 
 build:          ## compile in place, for work on the sources
 	$(PYTHON) -m pip install -q -e '.[test]'
+
+pgo:            ## compile in place with gcc: to count, trained by the load of the benchmarks, then by what was counted
+	rm -rf build/profile
+	FASTSERVE_LTO=0 FASTSERVE_PROFILE=make $(PYTHON) setup.py -q build_ext --inplace
+	$(PYTHON) -m benchmarks train
+	FASTSERVE_PROFILE=use $(PYTHON) setup.py -q build_ext --inplace
 
 test:           ## everything the CI runs
 	$(PYTHON) -m pytest

@@ -1,9 +1,10 @@
 """The front door: `python -m benchmarks report --run` measures everything and writes the page of it. Its parts, each alone:
 `run` measures, `idle` weighs, `callgrind` counts, `scale` adds workers, `misses` looks where the time goes, `arena` has the
-profiles of HttpArena. Beside them: `paired` compares two, `soak` wears, `overload` overloads.
+profiles of HttpArena. Beside them: `paired` compares two, `soak` wears, `overload` overloads, `train` is the load that a
+build is optimised for.
 
 Called from a shell, at the root of the repository. Calls run.measure, report.render, page.write, paired.main, memory.main,
-callgrind.main, scaling.main, misses.main, arena.measure.main, soak.main, overload.main.
+callgrind.main, scaling.main, misses.main, arena.measure.main, soak.main, overload.main, train.main.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from . import (
     servers,
     soak,
     targets,
+    train,
 )
 from .arena import measure as arena
 from .arena.contestants import NAMES as CONTESTANTS
@@ -113,6 +115,9 @@ def parser() -> argparse.ArgumentParser:
     fair.add_argument("--load-core", type=int)
     fair.add_argument("--nice", type=int, default=0)
     fair.add_argument("--out", type=Path, help="folder of the result it belongs to")
+    practice = verbs.add_parser("train", help="the load for a build with FASTSERVE_PROFILE=make, see `make pgo`")
+    practice.add_argument("--servers", type=names(train.NAMES), default=list(train.NAMES), metavar="NAME,...")
+    practice.add_argument("--requests", type=int, default=train.REQUESTS, help="of each case (default: 3000)")
     look = verbs.add_parser(
         "misses", help="where the time of the missed aims of a result goes: instructions, system calls"
     )
@@ -287,6 +292,8 @@ def main(arguments: list[str] | None = None) -> int:
             return soak.main(options.seconds, say)
         if options.verb == "overload":
             return overload.main(options.seconds, say)
+        if options.verb == "train":
+            return train.main(options.servers, options.requests, say)
         if options.verb == "scale":
             return scaling.main(options.out, options.seconds, options.rounds, say)
         return misses.main(options.out, say)

@@ -243,6 +243,7 @@ NOT_OURS = {
     r"python3 -m venv|(\S+/)?pip install|\.venv/bin/pip install": "test_packaging.py installs in a fresh environment",
     r"apt |adduser |systemctl |cp |nginx -t|sed ": "root's, on a machine of its own: test_deploy.py reads them",
     r"\.venv/bin/python -m pytest|FASTSERVE_\w+=\S+ \.venv/bin/python|\(cd tests": "these very tests",
+    r"FASTSERVE_LTO=1 (FASTSERVE_PROFILE=use )?make (pgo|wheel)$": "minutes: test_build.py does it to one module",
     r"python -m benchmarks (report|run) ": "minutes or hours: tests/benchmarks run it with less, and write the page again",
 }
 
