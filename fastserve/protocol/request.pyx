@@ -328,6 +328,8 @@ cdef class RequestBody:
 
     cdef bytes _taken_whole(self):
         cdef bytes whole
+        if self._whole is not None and self._filled == 0:
+            self._whole = None   # room was made, and nothing came: that is no piece, least of all the last
         if self._whole is None:
             return None
         if self._filled < <size_t>PyBytes_GET_SIZE(self._whole):

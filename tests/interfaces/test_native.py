@@ -9,6 +9,7 @@ import gc
 import hashlib
 import logging
 import random
+import socket
 import threading
 import time
 import uuid
@@ -36,6 +37,7 @@ from fastserve import (
     State,
     StreamingResponse,
 )
+from fastserve.errors import ClientDisconnected
 from fastserve.testing import live_server
 
 TEXT = "text/plain; charset=utf-8"
@@ -558,6 +560,29 @@ def test_a_body_argument_asks_for_the_body(arguments, raw):
     peer.send(b"POST /bytes HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
     assert peer.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert peer.send(b"abc").response()[2] == b"[3,true]"
+
+
+def test_a_body_of_which_nothing_came_is_not_an_empty_one(raw):
+    app = App()
+    told: list[object] = []
+
+    @app.post("/")
+    async def handler(request: Request):
+        try:
+            await request.body()
+        except BaseException as first:
+            try:
+                told.append([piece async for piece in request.stream()])
+            except Exception as second:
+                told.append(type(second))
+            raise first
+
+    with live_server(app, access_log=False) as url:
+        peer = raw(url).send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        time.sleep(0.05)
+        peer.socket.shutdown(socket.SHUT_WR)
+        poll(lambda: told)
+    assert told == [ClientDisconnected]
 
 
 def test_a_client_that_leaves_before_its_body_is_whole(arguments, raw, caplog):
