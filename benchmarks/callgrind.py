@@ -40,6 +40,8 @@ ROWS = {
     "native-plaintext-on": ("fastserve-on", "plaintext"),
     "native-browser-on": ("fastserve-on", "browser"),
     "native-plaintext-lens-off": ("fastserve-lens-off", "plaintext"),
+    "native-plaintext-lens-stalls": ("fastserve-lens-stalls", "plaintext"),
+    "native-plaintext-lens-sample": ("fastserve-lens-sample", "plaintext"),
     "native-plaintext-lens-full": ("fastserve-lens-full", "plaintext"),
     "asgi-plaintext": ("fastserve-asgi", "plaintext"),
     "asgi-browser": ("fastserve-asgi", "browser"),

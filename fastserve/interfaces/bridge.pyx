@@ -31,7 +31,7 @@ from fastserve.protocol.core cimport (
     FS_BODY_NONE, FS_DONE, FS_MORE, FS_WS_BINARY, FS_WS_CLOSE, FS_WS_TEXT, fs_error, fs_error_info, fs_ws_close_code_valid,
 )
 from fastserve.protocol.hooks cimport Handler
-from fastserve.protocol.lens cimport Lens
+from fastserve.protocol.lens cimport Lens, lens_of
 from fastserve.protocol.request cimport Namespace, RequestBody
 from fastserve.protocol.websocket cimport WebSocket
 
@@ -41,7 +41,6 @@ from fastserve.protocol.service import Service
 from fastserve.interfaces.lifespan import Lifespan
 from fastserve.interfaces.native import NativeHandler
 from fastserve.interfaces.relay import relay
-from fastserve.protocol.lens import LOOP_ATTRIBUTE
 
 __all__ = ["Bridge"]
 
@@ -178,12 +177,13 @@ cdef HandlerCall _handle(Handler handler, RelayExchange exchange, scope, state):
     # Begin to answer it. None: that is over already.
     cdef RelayChannel channel = <RelayChannel>exchange.channel
     cdef HandlerCall call = None
+    cdef Lens lens
     if exchange.ended:
         return None
     # Per call, for outer middleware may have put there what belongs to this request alone.
-    lens = getattr(channel.loop, LOOP_ATTRIBUTE, None)
+    lens = lens_of(channel.loop)
     if lens is not None:   # the outer server is ours
-        exchange.trace = within((<Lens?>lens).here(), scope.get("root_path") or "")
+        exchange.trace = within(lens.here(), scope.get("root_path") or "")
     exchange.request()._state = Namespace(scope.get("state", state))
     handler.run_in(channel.loop, contextvars.copy_context())
     handler.handle(exchange)

@@ -92,3 +92,5 @@ cdef class Lens:
 
 
 cdef uint32_t *no_lens() noexcept            # a mode for who has none
+cdef dict lenses                             # event loop -> its Lens; whoever records enters itself, and leaves
+cdef Lens lens_of(object loop)               # or None

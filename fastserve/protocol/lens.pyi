@@ -2,7 +2,6 @@
 
 import threading
 
-LOOP_ATTRIBUTE: str
 thread: threading.local
 
 class Trace:

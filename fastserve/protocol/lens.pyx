@@ -8,12 +8,17 @@ import threading
 from asyncio import _get_running_loop
 
 cdef uint32_t NONE = 0
-LOOP_ATTRIBUTE = "_fastserve_lens"   # of an event loop: its Recorder
+# An event loop: its Recorder, until that is closed. Not an attribute of the loop: one with a __dict__ is dearer to ask for any.
+cdef dict lenses = {}
 thread = threading.local()           # `trace`: of the request for which this thread works
 
 
 cdef uint32_t *no_lens() noexcept:
     return &NONE
+
+
+cdef Lens lens_of(object loop):
+    return <Lens?>lenses.get(loop) if lenses and loop is not None else None
 
 
 cdef class Trace:
@@ -95,12 +100,13 @@ def mark(text):
     """
     if not isinstance(text, str):
         raise TypeError(f"a mark is a str, not {type(text).__name__}")
+    cdef Lens lens
     loop = _get_running_loop()
     if loop is None:
         trace = getattr(thread, "trace", None)
         if trace is not None:
             (<Trace?>trace).mark(text)
         return
-    lens = getattr(loop, LOOP_ATTRIBUTE, None)
+    lens = lens_of(loop)
     if lens is not None:
-        (<Lens?>lens).mark(text)
+        lens.mark(text)

@@ -636,7 +636,7 @@ def test_a_client_that_takes_its_time_over_one_large_body_behind_tls(
 ) -> None:
     monkeypatch.setattr(rules, "SLOW_CLIENT_NS", 400_000_000)
     with lens_server(app, loop=on, **local) as server:
-        assert download_over_tls(server, authority, nap=0.6, more=more) >= LARGE
+        assert download_over_tls(server, authority, nap=1.0, more=more) >= LARGE  # which begins while it encrypts
         time.sleep(0.1)  # until the kernel is asked again
     found = of(server, "FS015")
     assert "to take 12.0 MB" in found.text and 500_000_000 < found.worst_ns < 3_000_000_000

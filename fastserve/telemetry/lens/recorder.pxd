@@ -119,7 +119,6 @@ cdef class Recorder(Lens):
     cdef dict _kinds                 # type of an awaitable -> how to see what it waits for
     cdef set thread_futures          # ids of futures that a thread will settle
     cdef tuple _base                 # code objects of the frames in which the loop itself runs, from the outermost
-    cdef Hook _errors                # the loop's call_exception_handler(), once it is ours
     cdef dict _gone                  # id of a task that is gone without an end -> its TaskTrace
     cdef Place *_places
     cdef size_t _places_size, _places_used

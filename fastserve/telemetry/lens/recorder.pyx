@@ -29,19 +29,19 @@ import sys
 import threading
 import types
 import warnings
-import weakref
 
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from fastserve.protocol.board cimport FLIGHT_READY, FLIGHT_RUNNING, FLIGHT_WAITING, Flight
 from fastserve.protocol.lens cimport (
     CANCELLED, CLIENT_LEFT, EXECUTOR_THREAD, FIRST_REQUEST, HANDLER_FAILED, HANDLER_THREAD, KERNEL_KNOWN, OF_ARRIVAL, OF_HANDLER,
-    RAISED, RETURNED, SUSPENDED, TO_THE_END, TRACING, WAS_CUT, WSGI_THREAD,
+    RAISED, RETURNED, SUSPENDED, TO_THE_END, TRACING, WAS_CUT, WSGI_THREAD, lens_of, lenses,
 )
 from fastserve.protocol.timers cimport precise_now
 from fastserve.telemetry.lens.memory cimport (
@@ -51,7 +51,6 @@ from fastserve.telemetry.lens.memory cimport (
     TASK_POLL, TASK_SPAWN, THREAD_RUN, TIMER, WAIT_THREAD, WAIT_TIMER, WRAPPER, Header,
 )
 
-from fastserve.protocol.lens import LOOP_ATTRIBUTE
 from fastserve.protocol.lens import thread as lens_thread
 from fastserve.protocol.tasks import tasks_by_loop
 from fastserve.telemetry.lens.reading import request_id
@@ -204,15 +203,33 @@ cdef extern from *:
 
     static int fs_line_of(PyObject *code, int offset) { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
 
-    /* as Cython writes it; in CPython the second is PyObject *const *, which is passed alike */
-    typedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
-    static PyMethodDef fs_call_soon_def = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS, NULL};
-    static PyObject *fs_bind_call_soon(fs_call_soon function, PyObject *self) {
-      fs_call_soon_def.ml_meth = (PyCFunction)(void (*)(void))function;
-      return PyCFunction_New(&fs_call_soon_def, self);
+    static inline int fs_is_future(PyObject *thing) { return PyObject_TypeCheck(thing, fs_future_type); }
+
+    /* A loop that has attributes of its own is asked for them before each of its methods, by every await. Once the last one is gone
+     * the dict goes as well; a later Python keeps it where it cannot be taken. */
+    static void fs_without_attributes(PyObject *thing) {
+    #if PY_VERSION_HEX < 0x030E0000
+      PyObject **place;
+    #if PY_VERSION_HEX >= 0x030D0000
+      if (PyType_HasFeature(Py_TYPE(thing), Py_TPFLAGS_INLINE_VALUES)) return;
+    #endif
+      place = _PyObject_GetDictPtr(thing);
+      if (place != NULL && *place != NULL && PyDict_CheckExact(*place) && PyDict_GET_SIZE(*place) == 0 && Py_REFCNT(*place) == 1)
+        Py_CLEAR(*place);
+    #endif
+      (void)thing;
     }
-    static inline PyObject *fs_call_soon_self(PyObject *function) {
-      return PyCFunction_CheckExact(function) && ((PyCFunctionObject *)function)->m_ml == &fs_call_soon_def ? PyCFunction_GET_SELF(function) : NULL;
+
+    /* as Cython writes it; in CPython the second is PyObject *const *, which is passed alike */
+    typedef PyObject *(*fs_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
+    static PyMethodDef fs_methods[] = {
+      {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS, NULL},
+      {"call_later", NULL, METH_FASTCALL | METH_KEYWORDS, NULL},
+      {"call_at", NULL, METH_FASTCALL | METH_KEYWORDS, NULL},
+    };
+    static PyObject *fs_bind(int which, fs_method function, PyObject *self) {
+      fs_methods[which].ml_meth = (PyCFunction)(void (*)(void))function;
+      return PyCFunction_New(&fs_methods[which], self);
     }
     """
     ctypedef struct fs_frame:
@@ -225,8 +242,10 @@ cdef extern from *:
     object fs_coroutine_inside(object thing)
     object fs_object_inside(object thing)
     PyObject *fs_owner(object callback)
-    ctypedef PyObject *(*fs_call_soon)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
-    object fs_bind_call_soon(fs_call_soon function, object self)
+    ctypedef PyObject *(*fs_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
+    object fs_bind(int which, fs_method function, object self)
+    bint fs_is_future(object thing)
+    void fs_without_attributes(object thing)
     PyObject *fs_name_of(object thing)
     void fs_know_future(object kind)
     bint fs_is_plain_future(object thing)
@@ -243,6 +262,7 @@ cdef extern from "Python.h":
     PyTypeObject *Py_TYPE(object thing)
     Py_ssize_t PyTuple_GET_SIZE(object names)
     PyFrameObject *PyEval_GetFrame()   # borrowed, or NULL
+    Py_ssize_t PyDict_GET_SIZE(object entries)
 
 logger = logging.getLogger("fastserve")
 
@@ -258,6 +278,8 @@ cdef str ANYIO = "anyio._backends._asyncio"
 cdef str UNAWAITED = "_warn_unawaited_coroutine"
 cdef object _anyio_before = None    # what stood where our _run_sync stands now
 cdef object _warn_before = None     # and our _warn_unawaited_coroutine
+cdef str ERRORS = "call_exception_handler"
+cdef dict _errors_before = {}       # class of a loop -> what it had there of its own, or None; and what it has now
 cdef int _recorders = 0
 cdef object FutureIterator = None   # its type; known from the first loop there is
 
@@ -492,7 +514,7 @@ cdef class RequestTrace(Trace):
             if yielded is None:
                 root.handed = True   # nothing is handed back: asyncio's first step is the next slice
                 recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)
-            elif recorder.bracketed and (fs_is_plain_future(yielded) or isinstance(yielded, Future)):
+            elif recorder.bracketed and fs_is_future(yielded):
                 marker = Marker.__new__(Marker)
                 marker.trace = root
                 self.marker = marker
@@ -577,8 +599,8 @@ cdef class RequestTrace(Trace):
 
 cdef PyObject *_running(object loop) except? NULL:
     # Borrowed: the task that runs there; NULL: none does.
-    if _current_tasks is not None:
-        return PyDict_GetItemWithError(_current_tasks, loop)
+    if _current_tasks is not None:   # mostly empty here: who wakes a task is a callback
+        return PyDict_GetItemWithError(_current_tasks, loop) if PyDict_GET_SIZE(_current_tasks) else NULL
     task = _current_task(loop)
     return NULL if task is None else <PyObject *>task   # the loop holds it
 
@@ -586,7 +608,7 @@ cdef PyObject *_running(object loop) except? NULL:
 cdef bint _is_cancelled(object thing) except -1:
     if fs_is_plain_future(thing):
         return fs_plain_cancelled(thing) is True
-    return isinstance(thing, Future) and thing.cancelled()
+    return fs_is_future(thing) and thing.cancelled()
 
 
 cdef void _show(TaskTrace trace, unsigned state, int64_t now) noexcept:
@@ -634,7 +656,7 @@ cdef class Recorder(Lens):
             raise MemoryError
         if FutureIterator is None:
             FutureIterator = type(loop.create_future().__await__())
-        setattr(loop, LOOP_ATTRIBUTE, self)
+        lenses[loop] = self
         _recorders += 1
 
     def __dealloc__(self):
@@ -652,6 +674,7 @@ cdef class Recorder(Lens):
     async def probe(self):
         """Try on the running loop whether the steps of its tasks can be seen. Without that only the handlers' own are."""
         self.bracketed = await _probe(self)
+        fs_without_attributes(self.loop)
         self.area.header.mechanism = BRACKET if self.bracketed else WRAPPER
 
     def close(self):
@@ -665,10 +688,9 @@ cdef class Recorder(Lens):
             if _recorders == 0:
                 _leave_anyio()
                 _leave_warnings()
-            if self._errors is not None and self.loop.__dict__.get(self._errors.name) is self._errors.ours:
-                _restore(self.loop, self._errors)
-        if getattr(self.loop, LOOP_ATTRIBUTE, None) is self:
-            delattr(self.loop, LOOP_ATTRIBUTE)
+                _leave_errors()
+        if lenses.get(self.loop) is self:
+            del lenses[self.loop]
         self.broken = True   # a Step that is still to come is only a callback
         self._gone.clear()
         while self._places_used and at < self._places_size:
@@ -810,7 +832,7 @@ cdef class Recorder(Lens):
         cdef size_t size, mask, at, i
         cdef Place *places
         trace.task = <PyObject *>task
-        trace.watch = weakref.ref(task, trace)
+        trace.watch = PyWeakref_NewRef(task, trace)
         if self._places_used * 2 >= self._places_size:
             size = self._places_size * 2
             places = <Place *>calloc(size, sizeof(Place))
@@ -1065,7 +1087,7 @@ cdef class Recorder(Lens):
         self._replace("run_in_executor")
         if self._base is None:   # these stay until the end: what is nobody's any more may be told of at any time
             self._base = tuple([code for code, _ in _frames()])
-            self._errors = self._replacement("call_exception_handler")
+            _watch_errors(type(self.loop))
             _watch_warnings()
         if _anyio_before is None:
             _watch_anyio()
@@ -1088,6 +1110,8 @@ cdef class Recorder(Lens):
             else:   # somebody above us still calls us, and we pass it on for ever; the next time another one stands on top
                 self._made.pop((<Hook>hook).name, None)
         self._hooks.clear()
+        own = None
+        fs_without_attributes(self.loop)
         return 0
 
     cdef int _replace(self, str name) except -1:
@@ -1100,7 +1124,14 @@ cdef class Recorder(Lens):
             hook = self._made[name] = Hook.__new__(Hook)
             hook.recorder = self
             hook.name = name
-            hook.ours = fs_bind_call_soon(_call_soon, hook) if name == "call_soon" else WRAPPERS[name](hook)
+            if name == "call_soon":
+                hook.ours = fs_bind(0, _call_soon, hook)
+            elif name == "call_later":
+                hook.ours = fs_bind(1, _call_later, hook)
+            elif name == "call_at":
+                hook.ours = fs_bind(2, _call_at, hook)
+            else:
+                hook.ours = WRAPPERS[name](hook)
         hook.before = self.loop.__dict__.get(name)
         hook.original = getattr(self.loop, name)
         setattr(self.loop, name, hook.ours)
@@ -1320,8 +1351,7 @@ cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t coun
         self.broke(error)
         instead = callback
     if instead is callback:
-        if self.current is None or count != 2 or type(callback) is Because or not (
-                fs_is_plain_future(<object>arguments[1]) or isinstance(<object>arguments[1], Future)):
+        if self.current is None or count != 2 or type(callback) is Because or not fs_is_future(<object>arguments[1]):
             return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
         # What a task has completed tells others of it: gather() and TaskGroup wake up who waits for it.
         instead = _because(self, callback)
@@ -1447,7 +1477,7 @@ def _run_sync(cls, function, *arguments, **named):
     """anyio's run_sync_in_worker_thread(), which says of a traced request when it waited for the thread and when it ran."""
     cdef Recorder self
     before = _anyio_before
-    lens = getattr(asyncio._get_running_loop(), LOOP_ATTRIBUTE, None)
+    lens = lens_of(asyncio._get_running_loop())
     if isinstance(lens, Recorder):
         self = <Recorder>lens
         if self.current is not None and not self.broken:
@@ -1455,19 +1485,41 @@ def _run_sync(cls, function, *arguments, **named):
     return before.__func__(cls, function, *arguments, **named)
 
 
-def _call_exception_handler(Hook hook):
-    def call_exception_handler(context):
-        cdef Recorder self = hook.recorder
-        if not self.broken and type(context) is dict:
+def _watch_errors(kind):
+    # Of the class, and not of the loop: it stays, and a loop with an attribute makes each await of everybody's dearer.
+    original = kind.call_exception_handler
+    if kind in _errors_before:
+        return
+
+    def call_exception_handler(loop, context):
+        cdef Recorder self
+        lens = lens_of(loop)
+        if isinstance(lens, Recorder) and type(context) is dict:
+            self = <Recorder>lens
             try:
                 task = context.get("task")
-                if isinstance(task, Task) and str(context.get("message")).startswith("Task was destroyed"):
+                if not self.broken and isinstance(task, Task) and str(context.get("message")).startswith("Task was destroyed"):
                     self._destroyed(task)
             except BaseException as error:
                 self.broke(error)
-        return hook.original(context)
+        return original(loop, context)
 
-    return call_exception_handler
+    _errors_before[kind] = kind.__dict__.get(ERRORS), call_exception_handler
+    try:
+        setattr(kind, ERRORS, call_exception_handler)
+    except TypeError:   # a class that is as it is: such tasks are not told of
+        pass
+
+
+def _leave_errors():
+    for kind, (before, ours) in list(_errors_before.items()):
+        if kind.__dict__.get(ERRORS) is not ours:
+            continue   # whoever stands above us still calls us, and we pass it on
+        if before is None:
+            delattr(kind, ERRORS)
+        else:
+            setattr(kind, ERRORS, before)
+        del _errors_before[kind]
 
 
 def _watch_warnings():
@@ -1493,7 +1545,7 @@ def _warn_unawaited_coroutine(coro):
     loop = asyncio._get_running_loop()
     of = getattr(lens_thread, "trace", None)
     of = getattr(of, "outer", of)   # of an application within another
-    lens = (<RequestTrace>of).recorder if isinstance(of, RequestTrace) else getattr(loop, LOOP_ATTRIBUTE, None)
+    lens = (<RequestTrace>of).recorder if isinstance(of, RequestTrace) else lens_of(loop)
     if isinstance(lens, Recorder):
         self = <Recorder>lens
         try:
@@ -1592,8 +1644,7 @@ cdef object _due(Hook hook, object callback, object moment, bint absolute):
     cdef Recorder self = hook.recorder
     cdef double seconds
     cdef Due due
-    if self.current is None or self.broken or not callable(callback) or type(callback) is Due \
-            or not isinstance(moment, (int, float)):
+    if not callable(callback) or type(callback) is Due or not isinstance(moment, (int, float)):
         return callback
     seconds = moment - self.loop.time() if absolute else moment
     due = Due.__new__(Due)
@@ -1605,18 +1656,32 @@ cdef object _due(Hook hook, object callback, object moment, bint absolute):
     return due
 
 
-def _call_later(Hook hook):
-    def call_later(delay, callback, *arguments, **named):
-        return hook.original(delay, _due(hook, callback, delay, False), *arguments, **named)
+cdef PyObject *_timed(PyObject *self_, PyObject **arguments, Py_ssize_t count, PyObject *names, bint absolute) except NULL:
+    cdef Hook hook = <Hook>self_
+    cdef Recorder self = hook.recorder
+    cdef PyObject *changed[ARGUMENTS_MAX]
+    cdef Py_ssize_t all = count
+    cdef object instead
+    if names != NULL:
+        all += PyTuple_GET_SIZE(<object>names)
+    if count < 2 or all > ARGUMENTS_MAX or self.current is None or self.broken:
+        return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
+    try:
+        instead = _due(hook, <object>arguments[1], <object>arguments[0], absolute)
+    except BaseException as error:
+        self.broke(error)
+        instead = <object>arguments[1]
+    memcpy(changed, arguments, all * sizeof(PyObject *))
+    changed[1] = <PyObject *>instead
+    return PyObject_Vectorcall(<PyObject *>hook.original, changed, count, names)
 
-    return call_later
+
+cdef PyObject *_call_later(PyObject *self, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL:
+    return _timed(self, arguments, count, names, False)
 
 
-def _call_at(Hook hook):
-    def call_at(when, callback, *arguments, **named):
-        return hook.original(when, _due(hook, callback, when, True), *arguments, **named)
-
-    return call_at
+cdef PyObject *_call_at(PyObject *self, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL:
+    return _timed(self, arguments, count, names, True)
 
 
 def _create_task(Hook hook):
@@ -1646,6 +1711,5 @@ def _create_task(Hook hook):
 
 
 cdef dict WRAPPERS = {
-    "call_exception_handler": _call_exception_handler,
-    "run_in_executor": _run_in_executor, "call_later": _call_later, "call_at": _call_at, "create_task": _create_task,
+    "run_in_executor": _run_in_executor, "create_task": _create_task,
 }
