@@ -298,6 +298,10 @@ class Worker:
                 left = await server.hand_over(self._config.timeout_retire_idle, stopping)
                 if left is not None:
                     return left
+            if self._talk is None and self._config.shutdown_delay > 0:
+                logger.info("serving for another %g s", self._config.shutdown_delay)
+                server.farewell()
+                await asyncio.sleep(self._config.shutdown_delay)
             logger.info("stopping: %s", _in_hand(server))
             return None
         finally:
@@ -359,7 +363,8 @@ class Worker:
             self._force("forced to stop")
         if not supervised:  # nobody else watches the time if a handler blocks the loop
             signal.signal(signal.SIGALRM, self._overdue)
-            signal.setitimer(signal.ITIMER_REAL, self._config.timeout_graceful_shutdown + 2.0)
+            delay = self._config.shutdown_delay if self._ready else 0.0
+            signal.setitimer(signal.ITIMER_REAL, delay + self._config.timeout_graceful_shutdown + 2.0)
         if self._loading:
             raise KeyboardInterrupt  # only here: anywhere else it could land in a destructor or in the loop's own code
         if self._loop is not None:
