@@ -300,7 +300,7 @@ TOUR: list[str | None] = [
     r"^HTTP/1.1 200 OK(?s:.*)transfer-encoding: chunked(?s:.*)HTTP/1.1 200 OK",
     None,  # another server
     r"95\.3\d?M",  # all of it
-    r"Re-using existing (http: )?connection(?s:.*)HTTP/1.1 200 OK",
+    r"Re-?using existing (http: )?connection(?s:.*)HTTP/1.1 200 OK",
 ]
 """What each block of the tour shows."""
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -382,8 +383,11 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[by
 
 def at_once(url: str, paths: list[str]) -> None:
     def get(path: str) -> None:
-        with contextlib.suppress(OSError), urlopen(url + path, timeout=60) as answer:  # one of them fails
-            answer.read()
+        try:
+            with urlopen(url + path, timeout=60) as answer:
+                answer.read()
+        except HTTPError as error:  # one of them fails
+            error.close()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(get, paths))
