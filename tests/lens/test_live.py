@@ -360,10 +360,10 @@ def complaints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_task_that_was_destroyed_while_it_was_pending() -> None:
-    heard: list[dict[str, Any]] = []
+    heard: list[str] = []  # not what they are about: a task that is kept is not destroyed
 
     async def lifespan(app: App) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context))
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context["message"]))
         yield
 
     app = App(lifespan=lifespan)
@@ -382,7 +382,7 @@ def test_a_task_that_was_destroyed_while_it_was_pending() -> None:
     assert found.text == f"GET /forgotten: task never_done() was destroyed while it was pending, at {at} (never_done)"
     assert found.requests == ["w0-0001"]  # and not the one in whose time it was collected
     assert f"Task never_done() was destroyed while it was pending ({at})." in server.explain("w0-0001")
-    assert [context["message"] for context in heard] == ["Task was destroyed but it is pending!"]
+    assert heard == ["Task was destroyed but it is pending!"]
 
 
 @pytest.mark.parametrize(
