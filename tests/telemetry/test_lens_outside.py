@@ -185,9 +185,10 @@ def test_busy_is_when_py_spy_saw_the_handler_and_the_line_the_same(name: str, se
             by_others.of(name),
         )
         by_request = zip(requests, by_others.of(name), strict=True)
-        for one, (start, end) in by_request:  # each is missed by a look at either end, at most
-            assert abs(one.busy - 1000 * (end - start)) <= 2 * MS + one.busy / 50, (one.busy, end - start)
+        apart = [abs(one.busy - 1000 * (end - start)) - one.busy / 50 for one, (start, end) in by_request]
+        assert sorted(apart)[-2] <= 2 * MS, apart  # a look at either end; one may have lost more to a late sampler
         told = [one for one in find(model, dev=False) if one.code == "FS001" and one.route == f"GET /{name}"]
+        assert told
         found = max(told, key=lambda one: one.total_ns)  # a hold that the watchdog did not get to see is told apart
         lines = by_others.lines(name)
         assert found.frame is not None and found.frame.file == FILE
