@@ -14,7 +14,7 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy
 
 from fastserve.protocol.channel cimport Channel, Tunnel
 from fastserve.protocol.core cimport (

@@ -819,28 +819,26 @@ cdef class SocketWire(Wire):
         while reads < READS_MAX:
             reads += 1
             owner = None
-            place = NULL
             wants = stream.wire_wants()
             if wants == 0:
+                place = driver.buffer
                 room = BUFFER_SIZE
                 if driver.stamps:
-                    got = fs_recv_stamped(self.fd, driver.buffer, room, &driver.came_ns)
+                    got = fs_recv_stamped(self.fd, place, room, &driver.came_ns)
                 else:
-                    got = fs_recv(self.fd, driver.buffer, room)
+                    got = fs_recv(self.fd, place, room)
             else:
                 # The rest of a body: into the object that the application will get, without a copy: the one that is being
                 # filled, or a new one.
                 place = stream.wire_place(&room)
+                room = min(wants if place == NULL else room, <size_t>OWN_MAX)
                 if place == NULL:
-                    room = min(wants, <size_t>OWN_MAX)
                     owner = PyBytes_FromStringAndSize(NULL, room)
-                    got = fs_recv(self.fd, PyBytes_AS_STRING(owner), room)
-                else:
-                    room = min(room, <size_t>OWN_MAX)
-                    got = fs_recv(self.fd, place, room)
+                    place = <uint8_t *>PyBytes_AS_STRING(owner)
+                got = fs_recv(self.fd, place, room)
             if got > 0:
                 if owner is None:
-                    stream.wire_received(driver.buffer if place == NULL else place, got, None)
+                    stream.wire_received(place, got, None)
                     driver.came_ns = 0   # what is run later has waited for other reasons
                 else:
                     if <size_t>got < room:
