@@ -571,16 +571,21 @@ def large_wsgi(environ: Any, start_response: Any) -> list[bytes]:
     return [b"x" * LARGE]
 
 
+def taken(client: socket.socket, first: int, nap: float, more: str) -> int:
+    """/large: at most so many bytes, then a nap, then the rest. How many came."""
+    client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+    got = len(client.recv(first))
+    time.sleep(nap)
+    while got < LARGE and (part := client.recv(1 << 20)):
+        got += len(part)
+    return got
+
+
 def download(server: LensServer, *, nap: float, more: str = "") -> int:
     """Take /large after a nap: how many bytes came."""
     port = int(server.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
-        got = len(client.recv(65536))
-        time.sleep(nap)
-        while got < LARGE and (part := client.recv(1 << 20)):
-            got += len(part)
-        return got
+        return taken(client, 65536, nap, more)
 
 
 LARGE_APPS = [large_app(), large_asgi, large_wsgi]
@@ -620,12 +625,7 @@ def download_over_tls(server: LensServer, authority: Authority, *, nap: float, m
         socket.create_connection(("127.0.0.1", port)) as plain,
         authority.client().wrap_socket(plain, server_hostname="localhost") as client,
     ):
-        client.sendall(f"GET /large HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
-        got = len(client.recv(1000))
-        time.sleep(nap)
-        while got < LARGE and (part := client.recv(1 << 20)):
-            got += len(part)
-        return got
+        return taken(client, 1000, nap, more)
 
 
 @pytest.mark.parametrize("more", ["", "Connection: close\r\n"], ids=["kept", "closed"])
