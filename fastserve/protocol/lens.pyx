@@ -18,7 +18,7 @@ cdef uint32_t *no_lens() noexcept:
 
 
 cdef Lens lens_of(object loop):
-    return <Lens?>lenses.get(loop) if lenses and loop is not None else None
+    return lenses.get(loop) if lenses and loop is not None else None   # None too: this loop has none, another one may
 
 
 cdef class Trace:

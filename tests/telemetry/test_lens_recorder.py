@@ -1076,6 +1076,39 @@ def test_random_programs_keep_the_invariants(first: int, run: Any) -> None:
     run(go())
 
 
+def test_another_loop_of_the_process_is_left_alone(run: Any) -> None:
+    """What is hooked on a class of loops, or in anyio, meets loops without a lens: whatever an application runs in a thread."""
+
+    def elsewhere() -> list[str]:
+        heard: list[str] = []
+
+        async def program() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: heard.append(context["message"]))
+            loop.call_exception_handler({"message": "something failed"})
+            fastserve.mark("nobody's")
+            heard.append(await anyio.to_thread.run_sync(lambda: "in a thread"))
+
+        with asyncio.Runner(loop_factory=type(main)) as runner:
+            runner.run(program())
+        return heard
+
+    async def handler() -> str:
+        await anyio.to_thread.run_sync(lambda: None)  # the lens learns of anyio when somebody waits for it
+        return ", ".join(await asyncio.to_thread(elsewhere))
+
+    async def go() -> None:
+        nonlocal main
+        main = asyncio.get_running_loop()
+        async with Traced.serve(app_of(handler)) as server:
+            for _ in range(2):
+                assert (await server.get()).endswith(b"something failed, in a thread")
+            assert server.area.failures == 0
+
+    main: Any = None
+    run(go())
+
+
 # ---------------------------------------------------------------------------------------------------------- modes
 
 
