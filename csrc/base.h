@@ -16,19 +16,27 @@
 #define FS_LIKELY(x) __builtin_expect(!!(x), 1)
 #define FS_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define FS_INLINE static inline __attribute__((always_inline, unused))
+#define FS_NOINLINE __attribute__((noinline))
 #define FS_TARGET(isa) __attribute__((target(isa)))
 #else
 #define FS_LIKELY(x) (x)
 #define FS_UNLIKELY(x) (x)
 #define FS_INLINE static inline
+#define FS_NOINLINE
 #define FS_TARGET(isa)
 #endif
 
 /* Assertions are for our mistakes, errors for the world's. Compiled in by -DFS_ASSERTIONS (ctest, fuzz, debug builds). */
 #if defined(FS_ASSERTIONS)
 #define FS_ASSERT(x) ((x) ? (void)0 : __builtin_trap())
+#define FS_UNREACHABLE __builtin_trap()
 #else
 #define FS_ASSERT(x) ((void)0)
+#if defined(__GNUC__) || defined(__clang__)
+#define FS_UNREACHABLE __builtin_unreachable()
+#else
+#define FS_UNREACHABLE ((void)0)
+#endif
 #endif
 
 /* A piece of the caller's buffer: `off` counts from the pointer the caller passed. */

@@ -3,31 +3,35 @@
  * Calls:   decimal.c, request.c (comparison of names).
  * Rules:   RFC 8259 section 7 (strings of JSON).
  *
- * Nearly every target and field value is plain ASCII: eight bytes are copied and judged at a time, and only a word that
+ * Nearly every target and field value is plain ASCII: sixteen bytes are copied and judged at a time, and only a block that
  * holds something else is gone through byte by byte.
  */
 #include "logline.h"
 #include "decimal.h"
 
-/* Loops over a few words: the compiler would set up vectors that never pay. */
-#if defined(__GNUC__) || defined(__clang__)
-#define NOT_A_VECTOR __asm__ volatile("")
-#else
-#define NOT_A_VECTOR ((void)0)
-#endif
+/* Vectors of C: SSE2 and NEON have them, and for anything else the compiler makes words of them. */
+typedef int8_t block __attribute__((vector_size(16)));
 
-#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+FS_INLINE block load(const uint8_t *text) {
+  block bytes;
+  memcpy(&bytes, text, sizeof bytes);
+  return bytes;
+}
 
-/* Does the word hold a byte below 0x20, above 0x7E, a double quote or a backslash? The high bit of a byte of `x - EACH(n)`
- * answers exactly only for the lowest such byte, which is enough for "any". */
-FS_INLINE uint64_t special(uint64_t word) {
-  uint64_t quote = word ^ EACH('"'), backslash = word ^ EACH('\\'), del = word ^ EACH(0x7F);
-  uint64_t found = word;                      /* 0x80 and above */
-  found |= (word - EACH(0x20)) & ~word;       /* below 0x20 */
-  found |= (quote - EACH(1)) & ~quote;        /* zero bytes of the three */
-  found |= (backslash - EACH(1)) & ~backslash;
-  found |= (del - EACH(1)) & ~del;
-  return found & EACH(0x80);
+FS_INLINE void store(uint8_t *out, block bytes) { memcpy(out, &bytes, sizeof bytes); }
+
+FS_INLINE bool any(block found) {
+  uint64_t halves[2];
+  memcpy(halves, &found, sizeof found);
+  return (halves[0] | halves[1]) != 0;
+}
+
+/* Which bytes are below 0x20, above 0x7E, a double quote or a backslash? `visible`: a constant. Every byte of a request line is
+ * visible ASCII, or SP, already (RFC 9112 section 3; the parser has seen to it): then two of them have a meaning in a log. */
+FS_INLINE block special(block bytes, bool visible) {
+  block found = (block)(bytes == '"') | (block)(bytes == '\\');
+  if (!visible) found |= (block)(bytes < 0x20) | (block)(bytes == 0x7F); /* signed: what is beyond ASCII is below 0x20, too */
+  return found;
 }
 
 FS_INLINE bool special_byte(uint8_t c) { return c < 0x20 || c > 0x7E || c == '"' || c == '\\'; }
@@ -49,48 +53,41 @@ FS_INLINE size_t escape(uint8_t *out, uint8_t c, bool json) {
   return n;
 }
 
-/* The same of bytes that are visible ASCII, or SP, already: every byte of a request line is (RFC 9112 section 3; the parser has
- * seen to it). Two of them have a meaning in a log. */
-FS_INLINE uint64_t quoting(uint64_t word) {
-  uint64_t quote = word ^ EACH('"'), backslash = word ^ EACH('\\');
-  return (((quote - EACH(1)) & ~quote) | ((backslash - EACH(1)) & ~backslash)) & EACH(0x80);
-}
-
-/* `visible`: a constant; see quoting(). */
 FS_INLINE size_t log_text(uint8_t *out, const uint8_t *text, size_t len, bool json, bool visible) {
   uint8_t *p = out;
   size_t i = 0;
-  if (len >= 8) { /* nearly always nothing is special, and the last word overlaps the one before */
-    uint64_t first, last;
-    memcpy(&first, text, 8);
-    memcpy(&last, text + len - 8, 8);
-    memcpy(out, &first, 8);
-    uint64_t seen = visible ? quoting(first) | quoting(last) : special(first) | special(last);
-    if (len > 16) {
-      for (i = 8; i < len - 8; i += 8) {
-        uint64_t word;
-        memcpy(&word, text + i, 8);
-        memcpy(out + i, &word, 8);
-        seen |= visible ? quoting(word) : special(word);
-        NOT_A_VECTOR;
-      }
+  if (len >= 16) { /* nearly always nothing is special, and the last block overlaps the one before */
+    block last = load(text + len - 16), seen = special(last, visible);
+    for (; i + 16 < len; i += 16) {
+      block bytes = load(text + i);
+      store(out + i, bytes);
+      seen |= special(bytes, visible);
     }
-    memcpy(out + len - 8, &last, 8);
-    if (FS_LIKELY(!seen)) return len;
+    store(out + len - 16, last);
+    if (FS_LIKELY(!any(seen))) return len;
     i = 0;
+  } else if (len >= 8) {
+    uint64_t ends[2];
+    block both;
+    memcpy(&ends[0], text, 8);
+    memcpy(&ends[1], text + len - 8, 8);
+    memcpy(out, &ends[0], 8);
+    memcpy(out + len - 8, &ends[1], 8);
+    memcpy(&both, ends, sizeof both);
+    if (FS_LIKELY(!any(special(both, visible)))) return len;
   }
   while (i < len) {
-    uint64_t word;
-    if (len - i >= 8) {
-      memcpy(&word, text + i, 8);
-      if (FS_LIKELY(!special(word))) {
-        memcpy(p, &word, 8);
-        p += 8;
-        i += 8;
+    size_t stop = len;
+    if (len - i >= 16) {
+      block bytes = load(text + i);
+      if (FS_LIKELY(!any(special(bytes, false)))) {
+        store(p, bytes);
+        p += 16;
+        i += 16;
         continue;
       }
+      stop = i + 16;
     }
-    size_t stop = len - i < 8 ? len : i + 8;
     for (; i < stop; i++) {
       if (FS_UNLIKELY(special_byte(text[i]))) {
         p += escape(p, text[i], json);
@@ -106,9 +103,10 @@ size_t fs_log_plain(uint8_t *out, const uint8_t *text, size_t len) { return log_
 
 size_t fs_log_json(uint8_t *out, const uint8_t *text, size_t len) { return log_text(out, text, len, true, false); }
 
+/* A byte more is written. */
 FS_INLINE void three(uint8_t *out, unsigned n) {
-  out[0] = (uint8_t)('0' + n / 100);
-  memcpy(out + 1, fs_decimal_pairs + 2 * (n % 100), 2);
+  FS_ASSERT(n < 1000);
+  memcpy(out, fs_decimal_triples + 3 * n, 4);
 }
 
 /* Most numbers here are small. */
@@ -117,39 +115,35 @@ FS_INLINE uint8_t *digits(uint8_t *p, uint64_t n) {
     *p = (uint8_t)('0' + n);
     return p + 1;
   }
+  if (FS_LIKELY(n < 100)) {
+    memcpy(p, fs_decimal_pairs + 2 * n, 2);
+    return p + 2;
+  }
   return p + fs_decimal(p, n);
+}
+
+FS_INLINE uint8_t *fixed_3(uint8_t *p, uint64_t n) {
+  uint64_t whole = n / 1000;
+  p = digits(p, whole);
+  *p = '.';
+  three(p + 1, (unsigned)(n - whole * 1000));
+  return p + 4;
 }
 
 size_t fs_log_fixed(uint8_t *out, uint64_t n, unsigned decimals) {
   FS_ASSERT(decimals == 3 || decimals == 6);
-  uint64_t whole = n / 1000;
-  unsigned low = (unsigned)(n % 1000), high = 0;
-  if (decimals == 6) {
-    high = (unsigned)(whole % 1000);
-    whole /= 1000;
-  }
-  size_t len = (size_t)(digits(out, whole) - out);
-  out[len++] = '.';
-  if (decimals == 6) {
-    three(out + len, high);
-    len += 3;
-  }
-  three(out + len, low);
-  return len + 3;
+  uint8_t *p;
+  if (decimals == 3) return (size_t)(fixed_3(out, n) - out);
+  p = fixed_3(out, n / 1000);
+  three(p, (unsigned)(n % 1000));
+  return (size_t)(p + 3 - out);
 }
 
 /* Text of our own, with slack behind it on both sides. */
 FS_INLINE uint8_t *copy(uint8_t *p, const uint8_t *text, size_t len) {
-  uint8_t *end = p + len;
-  do {
-    uint64_t word;
-    memcpy(&word, text, 8);
-    memcpy(p, &word, 8);
-    text += 8;
-    p += 8;
-    NOT_A_VECTOR;
-  } while (p < end);
-  return end;
+  store(p, load(text));
+  for (size_t i = 16; FS_UNLIKELY(i < len); i += 16) store(p + i, load(text + i));
+  return p + len;
 }
 
 /* Text of the peer's, or nothing. */
@@ -190,6 +184,22 @@ static uint8_t *field(uint8_t *p, const fs_log_piece *piece, const fs_log_facts 
 /* A request line has no fixed shape but this: method SP target SP "HTTP/" DIGIT "." DIGIT (RFC 9112 section 3). */
 FS_INLINE size_t line_len(const fs_request_head *head) { return head->target.off + head->target.len + 9 - head->method.off; }
 
+static FS_NOINLINE uint8_t *longer_line(uint8_t *p, const uint8_t *text, size_t len) {
+  return p + log_text(p, text, len, false, true);
+}
+
+FS_INLINE uint8_t *request_line(uint8_t *p, const fs_log_facts *facts) {
+  const fs_request_head *head = facts->head;
+  const uint8_t *text = facts->data + head->method.off;
+  size_t len = line_len(head);
+  if (len <= 16 && head->end - head->method.off >= 16) { /* a short one: what follows in its head is copied as well */
+    block bytes = load(text);
+    store(p, bytes);
+    if (FS_LIKELY(!any(special(bytes, true)))) return p + len;
+  }
+  return longer_line(p, text, len);
+}
+
 fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bool json) {
   fs_log_room room = {FS_LOG_SLACK, 0};
   for (size_t i = 0; i < count; i++) {
@@ -227,80 +237,80 @@ static uint32_t host_len(const fs_log_facts *facts) {
   return len > 0 ? len - 1 : facts->peer.len;
 }
 
-size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const fs_log_facts *facts) {
+/* Every kind that the default format does without. Apart, so that fs_log_line() has few registers to save. */
+static FS_NOINLINE uint8_t *rarer(uint8_t *p, const fs_log_piece *piece, const fs_log_facts *facts) {
   const fs_request_head *head = facts->head;
   const uint8_t *target = head != NULL ? facts->data + head->target.off : NULL;
   const bool json = facts->json;
+  switch (piece->kind) {
+    case FS_LOG_LITERAL: return copy(p, piece->text, piece->len);
+    case FS_LOG_HOST:
+      if (json) *p++ = '"';
+      p = copy(p, facts->peer.p, host_len(facts));
+      if (json) *p++ = '"';
+      return p;
+    case FS_LOG_PORT:
+      if (host_len(facts) == facts->peer.len) return string(p, NULL, 0, json);
+      return copy(p, facts->peer.p + host_len(facts) + 1, facts->peer.len - host_len(facts) - 1);
+    case FS_LOG_FOUND: return string(p, facts->found[piece->found].p, facts->found[piece->found].len, json);
+    case FS_LOG_TIME: return copy(p, facts->time.p, facts->time.len);
+    case FS_LOG_PID: return copy(p, facts->pid.p, facts->pid.len);
+    case FS_LOG_REQUEST_LINE:
+      return string(p, head != NULL ? facts->data + head->method.off : NULL, head != NULL ? line_len(head) : 0, json);
+    case FS_LOG_METHOD:
+      return string(p, head != NULL ? facts->data + head->method.off : NULL, head != NULL ? head->method.len : 0, json);
+    case FS_LOG_PATH:
+      return string(p, head != NULL ? target + head->parts.path.off : NULL, head != NULL ? head->parts.path.len : 0, json);
+    case FS_LOG_QUERY:
+      if (head != NULL && head->parts.query.len > 0) return string(p, target + head->parts.query.off, head->parts.query.len, json);
+      return json ? string(p, NULL, 0, json) : p;
+    case FS_LOG_PROTOCOL: return string(p, head != NULL ? target + head->target.len + 1 : NULL, 8, json);
+    case FS_LOG_VERSION: return string(p, head != NULL ? target + head->target.len + 6 : NULL, 3, json);
+    case FS_LOG_BYTES_OR_DASH:
+      if (facts->body_bytes != 0) return digits(p, facts->body_bytes);
+      break;
+    case FS_LOG_S: return p + fs_decimal(p, facts->ns / 1000000000);
+    case FS_LOG_MS: return p + fs_decimal(p, facts->ns / 1000000);
+    case FS_LOG_US: return p + fs_decimal(p, facts->ns / 1000);
+    case FS_LOG_S_DECIMAL: return p + fs_log_fixed(p, facts->ns / 1000, 6);
+    case FS_LOG_QUEUE: return span(p, facts, 0);
+    case FS_LOG_HANDLER: return span(p, facts, 1);
+    case FS_LOG_SENDING: return span(p, facts, 2);
+    case FS_LOG_ID: return string(p, facts->id.p, facts->id.len, json);
+    case FS_LOG_FIELD: return field(p, piece, facts);
+    default: break; /* FS_LOG_DASH */
+  }
+  *p++ = '-';
+  return p;
+}
+
+size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const fs_log_facts *facts) {
   uint8_t *p = out;
-  for (size_t i = 0; i < count; i++) {
-    const fs_log_piece *piece = &pieces[i];
-    switch (piece->kind) {
-      case FS_LOG_LITERAL: p = copy(p, piece->text, piece->len); break;
+  const fs_log_piece *piece = pieces;
+  FS_ASSERT(count > 0);
+  do {
+    switch ((fs_log_kind)piece->kind) { /* each is named: no kind has to be compared with the last one */
       case FS_LOG_PEER: p = copy(p, facts->peer.p, facts->peer.len); break;
-      case FS_LOG_HOST:
-        if (json) *p++ = '"';
-        p = copy(p, facts->peer.p, host_len(facts));
-        if (json) *p++ = '"';
-        break;
-      case FS_LOG_PORT:
-        if (host_len(facts) < facts->peer.len) {
-          p = copy(p, facts->peer.p + host_len(facts) + 1, facts->peer.len - host_len(facts) - 1);
-        } else {
-          p = string(p, NULL, 0, json);
-        }
-        break;
-      case FS_LOG_FOUND: p = string(p, facts->found[i].p, facts->found[i].len, json); break;
-      case FS_LOG_TIME: p = copy(p, facts->time.p, facts->time.len); break;
-      case FS_LOG_PID: p = copy(p, facts->pid.p, facts->pid.len); break;
       case FS_LOG_REQUEST_LINE:
-        if (head != NULL && !json) {
-          p += log_text(p, facts->data + head->method.off, line_len(head), false, true);
+        if (FS_UNLIKELY(facts->head == NULL || facts->json)) {
+          p = rarer(p, piece, facts);
         } else {
-          p = string(p, head != NULL ? facts->data + head->method.off : NULL, head != NULL ? line_len(head) : 0, json);
+          p = request_line(p, facts);
         }
-        break;
-      case FS_LOG_METHOD:
-        p = string(p, head != NULL ? facts->data + head->method.off : NULL, head != NULL ? head->method.len : 0, json);
-        break;
-      case FS_LOG_PATH:
-        p = string(p, head != NULL ? target + head->parts.path.off : NULL, head != NULL ? head->parts.path.len : 0, json);
-        break;
-      case FS_LOG_QUERY:
-        if (head != NULL && head->parts.query.len > 0) {
-          p = string(p, target + head->parts.query.off, head->parts.query.len, json);
-        } else if (json) {
-          p = string(p, NULL, 0, json);
-        }
-        break;
-      case FS_LOG_PROTOCOL:
-        p = string(p, head != NULL ? target + head->target.len + 1 : NULL, 8, json);
-        break;
-      case FS_LOG_VERSION:
-        p = string(p, head != NULL ? target + head->target.len + 6 : NULL, 3, json);
         break;
       case FS_LOG_STATUS:
         three(p, facts->status);
         p += 3;
         break;
-      case FS_LOG_BYTES_OR_DASH:
-        if (facts->body_bytes == 0) {
-          *p++ = '-';
-          break;
-        } /* fall through */
       case FS_LOG_BYTES: p = digits(p, facts->body_bytes); break;
-      case FS_LOG_S: p += fs_decimal(p, facts->ns / 1000000000); break;
-      case FS_LOG_MS: p += fs_decimal(p, facts->ns / 1000000); break;
-      case FS_LOG_US: p += fs_decimal(p, facts->ns / 1000); break;
-      case FS_LOG_S_DECIMAL: p += fs_log_fixed(p, facts->ns / 1000, 6); break;
-      case FS_LOG_MS_DECIMAL: p += fs_log_fixed(p, facts->ns / 1000, 3); break;
-      case FS_LOG_QUEUE: p = span(p, facts, 0); break;
-      case FS_LOG_HANDLER: p = span(p, facts, 1); break;
-      case FS_LOG_SENDING: p = span(p, facts, 2); break;
-      case FS_LOG_ID: p = string(p, facts->id.p, facts->id.len, json); break;
-      case FS_LOG_FIELD: p = field(p, piece, facts); break;
-      default: *p++ = '-'; break; /* FS_LOG_DASH */
+      case FS_LOG_MS_DECIMAL: p = fixed_3(p, facts->ns / 1000); break;
+      case FS_LOG_LITERAL: case FS_LOG_HOST: case FS_LOG_PORT: case FS_LOG_DASH: case FS_LOG_FOUND: case FS_LOG_TIME: case FS_LOG_PID:
+      case FS_LOG_METHOD: case FS_LOG_PATH: case FS_LOG_QUERY: case FS_LOG_PROTOCOL: case FS_LOG_VERSION: case FS_LOG_BYTES_OR_DASH:
+      case FS_LOG_S: case FS_LOG_MS: case FS_LOG_US: case FS_LOG_S_DECIMAL: case FS_LOG_QUEUE: case FS_LOG_HANDLER:
+      case FS_LOG_SENDING: case FS_LOG_ID: case FS_LOG_FIELD: p = rarer(p, piece, facts); break;
+      default: FS_UNREACHABLE;
     }
-    if (piece->tail_len != 0) p = copy(p, piece->tail, piece->tail_len);
-  }
+    p = copy(p, piece->tail, piece->tail_len);
+  } while (++piece < pieces + count);
   return (size_t)(p - out);
 }

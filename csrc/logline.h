@@ -12,8 +12,8 @@
 #include "base.h"
 #include "request.h"
 
-/* Text up to a bound is copied in words of eight bytes: that many bytes behind it are read, and written, without meaning. */
-enum { FS_LOG_SLACK = 8 };
+/* Text is copied in blocks of sixteen bytes: that many bytes behind it are read, and written, without meaning. */
+enum { FS_LOG_SLACK = 16 };
 
 typedef enum {
   FS_LOG_LITERAL,
@@ -21,7 +21,7 @@ typedef enum {
   FS_LOG_HOST,         /* the address alone */
   FS_LOG_PORT,
   FS_LOG_DASH,
-  FS_LOG_FOUND,        /* what the caller looked up for this piece: facts->found[i] */
+  FS_LOG_FOUND,        /* what the caller looked up */
   FS_LOG_TIME,
   FS_LOG_PID,
   FS_LOG_REQUEST_LINE, /* as it was sent */
@@ -54,8 +54,9 @@ typedef struct {
   uint32_t kind;
   uint32_t len;
   const uint8_t *text; /* literal, FS_LOG_SLACK bytes readable behind it; or a name */
-  const uint8_t *tail; /* a literal that stands behind it, readable alike, */
-  size_t tail_len;     /* 0: none. Half of all pieces are literals: so they cost no turn of their own */
+  const uint8_t *tail; /* a literal that stands behind it, readable alike even where it has no bytes. Half of all pieces */
+  uint32_t tail_len;   /* are literals: so they cost no turn of their own */
+  uint32_t found;      /* FS_LOG_FOUND: its place in facts->found */
 } fs_log_piece;
 
 typedef struct {
@@ -65,7 +66,7 @@ typedef struct {
   fs_log_text peer;            /* address:port, or a name; FS_LOG_SLACK bytes readable behind it */
   fs_log_text time, pid;       /* ready to be copied */
   fs_log_text id;              /* visible ASCII */
-  const fs_log_text *found;    /* by index of the piece */
+  const fs_log_text *found;    /* what was looked up */
   unsigned status;
   uint64_t body_bytes;
   uint64_t ns;                 /* from the head to the last byte */
@@ -81,7 +82,7 @@ typedef struct {
 
 fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bool json);
 
-/* Write it. Returns its length. */
+/* Write it: one piece at least. Returns its length. */
 size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const fs_log_facts *facts);
 
 /* Bytes of `text` as they are, but "\", the double quote, controls, DEL and everything beyond ASCII as \xHH (plain), or as

@@ -371,7 +371,8 @@ cdef extern from "logline.h" nogil:
         uint32_t len
         const uint8_t *text
         const uint8_t *tail
-        size_t tail_len
+        uint32_t tail_len
+        uint32_t found
 
     ctypedef struct fs_log_facts:
         const fs_request_head *head

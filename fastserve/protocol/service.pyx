@@ -36,8 +36,13 @@ cdef extern from *:
     #include <string.h>
     /* "METHOD target" of a request line: " HTTP/1.1" follows, so whole words may be read; there is room for them, too. */
     static inline void fs_copy_line(uint8_t *out, const uint8_t *line, size_t length) {
-      size_t i;
-      for (i = 0; i < length; i += 8) memcpy(out + i, line + i, 8);
+      const uint8_t *end = out + length;
+      do {
+        memcpy(out, line, 8);
+        out += 8;
+        line += 8;
+        __asm__ volatile(""); /* a few words: the compiler would set up vectors that never pay */
+      } while (out < end);
     }
     """
     void fs_copy_line(uint8_t *out, const uint8_t *line, size_t length) noexcept nogil
@@ -224,7 +229,7 @@ cdef class Service(Host):
     cdef object protocol(self):
         return self.connect()
 
-    cdef bint introduced(self, object peername):
+    cdef bint introduced(self, object peername) except -1:
         return self.trust is not None and self.trust.proxy_protocol and self.trust.peer(peername)
 
     cdef object protocol_of(self, bytes header):
@@ -318,7 +323,7 @@ cdef class Service(Host):
 
     # ------------------------------------------------------------------- more than this worker takes
 
-    cdef bint full(self):
+    cdef bint full(self) except -1:
         # One in its handshake is a connection too: whoever opens a thousand of them and says nothing is not outside the limit.
         return self.limits.connections_max > 0 \
             and <size_t>len(self._connections) - self._leaving + <size_t>len(self.driver._tasks) >= self.limits.connections_max
@@ -370,7 +375,7 @@ cdef class Service(Host):
             since = 0
         return max(in_kernel, precise_now() - since) if since else in_kernel
 
-    cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head):
+    cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head) except -1:
         cdef bytes path
         if not self.exempt:
             return False
@@ -394,26 +399,29 @@ cdef class Service(Host):
     # --------------------------------------------------------------------- requests in flight, for whoever watches
 
     cdef int take_off(self, const uint8_t *data, fs_request_head *head, int64_t now) noexcept:
+        cdef int free = self._free_count - 1
         cdef int index
-        cdef size_t length
-        if self._free_count == 0:
+        cdef Flight *flight
+        cdef size_t length = head.target.off + head.target.len - head.method.off   # "GET /path", as it came
+        if free < 0:
             return -1
-        self._free_count -= 1
-        index = self._free_flights[self._free_count]
-        length = head.target.off + head.target.len - head.method.off   # "GET /path", as it came
+        self._free_count = free
+        index = self._free_flights[free]
+        flight = &self.seat.flights[index]
         if length > FLIGHT_TEXT:
             length = FLIGHT_TEXT
-        fs_copy_line(self.seat.flights[index].text, data + head.method.off, length)
-        self.seat.flights[index].length = length
-        self.seat.flights[index].request = 0  # nobody traces it, or the lens will say so
-        self.seat.flights[index].since_ns = now
+        fs_copy_line(flight.text, data + head.method.off, length)
+        flight.length = length
+        flight.request = 0  # nobody traces it, or the lens will say so
+        flight.since_ns = now
         return index
 
     cdef void land(self, int flight) noexcept:
+        cdef int free = self._free_count
         if flight >= 0:
             self.seat.flights[flight].since_ns = 0
-            self._free_flights[self._free_count] = flight
-            self._free_count += 1
+            self._free_flights[free] = flight
+            self._free_count = free + 1
 
     # ------------------------------------------------------------------------------------------------ the end
 

@@ -30,12 +30,15 @@ cdef class AccessLog(Observer):
     cdef uint64_t _dropped
     cdef bint _complained         # the log of errors knows that this one cannot be written
     cdef bint _timed              # the format has a time,
-    cdef bint _named_requests     # or the id of the request
+    cdef bint _named_requests     # or the id of the request,
+    cdef bint _asks               # or anything else that the default format does without; or there is a stream, or an exception
     cdef int64_t _second          # of `_clock`, seconds since 1970
     cdef bytearray _clock         # the time of that second, as the format wants it
     cdef bytes _pid
 
+    cdef int _soon(self) except -1
     cdef int _grow(self, size_t size) except -1
+    cdef bint _ask(self, Exchange exchange, size_t *source) except -1
     cdef int _tell_time(self) except -1
     cdef int _tell_peer(self, Exchange exchange) except -1
     cdef size_t _look_up(self, Exchange exchange) except? 0

@@ -19,6 +19,7 @@ import time
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy
@@ -125,6 +126,11 @@ def _atom(name: str):
     raise ValueError(f"no atom %({name})s; there are {' '.join(sorted([*ATOMS, *FIELDS]))} and {{NAME}}i, {{NAME}}o for fields")
 
 
+cdef extern from "Python.h":   # of what somebody else keeps
+    char *fs_bytes "PyBytes_AS_STRING" (PyObject *text)
+    Py_ssize_t fs_bytes_len "PyBytes_GET_SIZE" (PyObject *text)
+
+
 cdef class AccessLog(Observer):
     """to: where the lines go: what LineWriter takes ("-": standard output), or a text stream, which is written by the loop.
 
@@ -163,6 +169,7 @@ cdef class AccessLog(Observer):
             self._pieces[index].len = PyBytes_GET_SIZE(piece) - FS_LOG_SLACK
             self._pieces[index].tail = <const uint8_t *>PyBytes_AS_STRING(tail)
             self._pieces[index].tail_len = PyBytes_GET_SIZE(tail) - FS_LOG_SLACK
+            self._pieces[index].found = index
         self._needs = fs_log_line_room(self._pieces, self._count, self._facts.json)
         self._excluded = {os.fsencode(path): None for path in exclude if not path.endswith("*")}
         self._excluded_prefixes = tuple(os.fsencode(path.removesuffix("*")) for path in exclude if path.endswith("*"))
@@ -177,6 +184,8 @@ cdef class AccessLog(Observer):
             self._stream = to
         else:
             self._writer = _LineWriter(to)
+        self._asks = self._excludes or self._stream is not None or {kind for kind, _, _ in pieces} - {
+            FS_LOG_LITERAL, FS_LOG_PEER, FS_LOG_REQUEST_LINE, FS_LOG_STATUS, FS_LOG_BYTES, FS_LOG_MS_DECIMAL}
 
     def __dealloc__(self):
         free(self._pieces)
@@ -187,47 +196,68 @@ cdef class AccessLog(Observer):
 
     cdef int observe(self, Exchange exchange) except -1:
         cdef fs_log_facts *facts = &self._facts
-        cdef size_t source
-        cdef int64_t ns
+        cdef size_t source = 0   # bytes that may have to be escaped
+        cdef size_t written = self._len
+        cdef size_t room
+        cdef PyObject *peer
         if exchange.data != NULL:
             facts.head, facts.data, facts.fields = &exchange.channel.conn.head, exchange.data, exchange.fields
+            source = facts.head.end
         elif exchange._request is not None:  # its fields may have been taken over by Headers
             facts.head, facts.data, facts.fields = &exchange._request.head, exchange._request._data, NULL
+            source = facts.head.end
         else:
             facts.head, facts.data, facts.fields = NULL, NULL, NULL  # refused before it was a request
-        if self._excludes and facts.head != NULL and self._is_excluded(
-                facts.data + facts.head.target.off + facts.head.parts.path.off, facts.head.parts.path.len):
+        if self._asks and not self._ask(exchange, &source):
             return 0
-        if self._stream is not None and self._len >= HELD_MAX:
-            self._dropped += 1
-            return 0
-        self._tell_peer(exchange)
-        if self._timed:
-            self._tell_time()
-        source = facts.peer.len + facts.time.len + facts.pid.len
-        if self._named_requests:
-            facts.id.p = <const uint8_t *>PyBytes_AS_STRING(exchange.id())   # the exchange keeps it
-            facts.id.len = PyBytes_GET_SIZE(exchange.id())
-            source += facts.id.len
-        if facts.head != NULL:
-            source += facts.head.end
-        if self._lookups:
-            source += self._look_up(exchange)
-        ns = exchange.moments[<int>END_AT] - exchange.moments[<int>HEAD_AT]
-        facts.ns = ns if ns > 0 else 0
-        facts.moments = exchange.moments
+        peer = <PyObject *>exchange.channel.peer_text
+        if peer == <PyObject *>None or facts.head != NULL and facts.head.forwarded:
+            self._tell_peer(exchange)
+        else:   # the channel keeps it
+            facts.peer.p = <const uint8_t *>fs_bytes(peer)
+            facts.peer.len = fs_bytes_len(peer) - FS_LOG_SLACK
+        facts.ns = max(exchange.moments[<int>END_AT] - exchange.moments[<int>HEAD_AT], 0)
         facts.status = exchange.status if exchange.status else 499
         facts.body_bytes = exchange.body_sent
-        source = self._needs.fixed + self._needs.each * source
-        if self._cap - self._len < source:
-            self._grow(source)
-        self._len += fs_log_line(self._out + self._len, self._pieces, self._count, facts)
+        room = self._needs.fixed + self._needs.each * (source + facts.peer.len)
+        if self._cap - written < room:
+            self._grow(room)
+        written += fs_log_line(self._out + written, self._pieces, self._count, facts)
+        self._len = written
         self._lines += 1
+        if self._handle is None or written >= BATCH:
+            self._soon()
+        return 0
+
+    cdef int _soon(self) except -1:
         if self._handle is None:
             self._handle = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
         if self._len >= BATCH and self._writer is not None:
             self._hand_over()
         return 0
+
+    cdef bint _ask(self, Exchange exchange, size_t *source) except -1:
+        # What the default format does without; its bytes are added to `source`. False: this one has no line.
+        cdef fs_log_facts *facts = &self._facts
+        cdef bytes name
+        if self._excludes and facts.head != NULL and self._is_excluded(
+                facts.data + facts.head.target.off + facts.head.parts.path.off, facts.head.parts.path.len):
+            return False
+        if self._stream is not None and self._len >= HELD_MAX:
+            self._dropped += 1
+            return False
+        facts.moments = exchange.moments
+        if self._timed:
+            self._tell_time()
+        if self._named_requests:
+            name = exchange.id()   # the exchange keeps it
+            facts.id.p = <const uint8_t *>PyBytes_AS_STRING(name)
+            facts.id.len = PyBytes_GET_SIZE(name)
+            source[0] += facts.id.len
+        source[0] += facts.time.len + facts.pid.len
+        if self._lookups:
+            source[0] += self._look_up(exchange)
+        return True
 
     cdef int _grow(self, size_t size) except -1:
         cdef size_t cap = self._cap if self._cap else BATCH + 4096
@@ -354,7 +384,7 @@ cdef class AccessLog(Observer):
         if self._len == 0:
             return 0
         if self._writer is not None:
-            self._writer.give(self._out, self._len, self._lines)
+            self._writer.swap(&self._out, &self._cap, self._len, self._lines)
         else:
             try:
                 self._stream.write(PyUnicode_DecodeUTF8(<const char *>self._out, self._len, "replace"))

@@ -18,3 +18,4 @@ cdef class LineWriter:
 
     # Take `len` bytes, `lines` whole lines. Never waits for the disk; what does not fit any more is counted as dropped.
     cdef int give(self, const uint8_t *data, size_t len, uint64_t lines) except -1
+    cdef int swap(self, uint8_t **data, size_t *cap, size_t len, uint64_t lines) except -1

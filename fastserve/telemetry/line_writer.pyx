@@ -244,6 +244,25 @@ cdef extern from *:
       return taken;
     }
 
+    /* The same, but where nothing waits the buffers change hands instead: `data` is then an empty one, or NULL. */
+    static bool fs_lines_swap(fs_line_writer *w, uint8_t **data, size_t *cap, size_t len, uint64_t lines) {
+      bool swapped = false;
+      pthread_mutex_lock(&w->lock);
+      if (!w->stop && w->waiting_len == 0 && len <= FS_WAITING_MAX) {
+        uint8_t *empty = w->waiting;
+        size_t empty_cap = w->waiting_cap;
+        w->waiting = *data;
+        w->waiting_cap = *cap;
+        w->waiting_len = len;
+        *data = empty;
+        *cap = empty_cap;
+        swapped = true;
+        pthread_cond_signal(&w->more);
+      }
+      pthread_mutex_unlock(&w->lock);
+      return swapped || fs_lines_give(w, *data, len, lines);
+    }
+
     static void fs_lines_until(fs_line_writer *w, double seconds, bool end) {
       struct timespec now;
     #ifdef __APPLE__
@@ -304,6 +323,7 @@ cdef extern from *:
     """
     int fs_lines_start(fs_line_writer **out, int fd, bint datagrams, size_t piece_max, const char *prefix, size_t prefix_len)
     bint fs_lines_give(fs_line_writer *w, const uint8_t *data, size_t len, uint64_t lines)
+    bint fs_lines_swap(fs_line_writer *w, uint8_t **data, size_t *cap, size_t len, uint64_t lines)
     bint fs_lines_wait(fs_line_writer *w, double seconds) nogil
     void fs_lines_reopen(fs_line_writer *w, int fd)
     uint64_t fs_lines_dropped(fs_line_writer *w)
@@ -345,6 +365,12 @@ cdef class LineWriter:
     cdef int give(self, const uint8_t *data, size_t len, uint64_t lines) except -1:
         if self._writer != NULL:
             fs_lines_give(self._writer, data, len, lines)
+        return 0
+
+    cdef int swap(self, uint8_t **data, size_t *cap, size_t len, uint64_t lines) except -1:
+        """As give(), of a buffer from malloc(); it may be another one afterwards, or NULL with a `cap` of 0."""
+        if self._writer != NULL:
+            fs_lines_swap(self._writer, data, cap, len, lines)
         return 0
 
     def write(self, data: bytes):

@@ -39,7 +39,7 @@ static void same(const uint8_t *text, size_t len) {
 }
 
 static void test_every_byte_at_every_place(void) {
-  uint8_t text[24];
+  uint8_t text[40];
   for (size_t len = 0; len <= sizeof text; len++) {
     memset(text, 'a', sizeof text);
     same(text, len);
@@ -54,12 +54,12 @@ static void test_every_byte_at_every_place(void) {
 }
 
 static void test_neighbours(void) {
-  /* A borrow runs from one byte of a word to the next: pairs of bytes at the edges of each class, in both orders. */
+  /* Pairs of bytes at the edges of each class, in both orders, wherever two blocks meet. */
   static const uint8_t edges[] = {0x00, 0x1F, 0x20, 0x21, 0x22, 0x23, 0x5B, 0x5C, 0x5D, 0x7E, 0x7F, 0x80, 0x81, 0xFF};
-  uint8_t text[8];
+  uint8_t text[35];
   for (size_t a = 0; a < sizeof edges; a++) {
     for (size_t b = 0; b < sizeof edges; b++) {
-      for (size_t at = 0; at < 7; at++) {
+      for (size_t at = 0; at + 1 < sizeof text; at++) {
         memset(text, '~', sizeof text);
         text[at] = edges[a];
         text[at + 1] = edges[b];
@@ -144,10 +144,11 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
   }
 }
 
-#define LITERAL(text_) {FS_LOG_LITERAL, sizeof(text_) - 1, (const uint8_t *)text_ "\0\0\0\0\0\0\0\0", NULL, 0}
-#define NAMED(text_) {FS_LOG_FIELD, sizeof(text_) - 1, (const uint8_t *)text_, NULL, 0}
-#define KIND(kind_) {kind_, 0, NULL, NULL, 0}
-#define BEFORE(kind_, text_) {kind_, 0, NULL, (const uint8_t *)text_ "\0\0\0\0\0\0\0\0", sizeof(text_) - 1}
+#define SLACK (const uint8_t *)"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+#define LITERAL(text_) {FS_LOG_LITERAL, sizeof(text_) - 1, (const uint8_t *)text_ "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", SLACK, 0, 0}
+#define NAMED(text_) {FS_LOG_FIELD, sizeof(text_) - 1, (const uint8_t *)text_, SLACK, 0, 0}
+#define KIND(kind_) {kind_, 0, NULL, SLACK, 0, 0}
+#define BEFORE(kind_, text_) {kind_, 0, NULL, (const uint8_t *)text_ "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", sizeof(text_) - 1, 0}
 #define LINE(request, json, expected, ...)                                          \
   do {                                                                              \
     const fs_log_piece pieces[] = {__VA_ARGS__};                                    \
@@ -174,6 +175,11 @@ static void test_lines(void) {
        BEFORE(FS_LOG_METHOD, " ["), BEFORE(FS_LOG_STATUS, "]"));
   LINE(request, true, "{\"a\\\"b-c\":\"GET\"}", LITERAL("{"), BEFORE(FS_LOG_ID, ":"), BEFORE(FS_LOG_METHOD, "}"));
   LINE("GET /\\\"\\0123456789 HTTP/1.0\r\n\r\n", false, "GET /\\x5c\\x22\\x5c0123456789 HTTP/1.0", KIND(FS_LOG_REQUEST_LINE));
+  LINE("GET /\" HTTP/1.0\r\n\r\n", false, "GET /\\x22 HTTP/1.0", KIND(FS_LOG_REQUEST_LINE));
+  LINE("G / HTTP/1.0\r\n\r\n", false, "G / HTTP/1.0|", BEFORE(FS_LOG_REQUEST_LINE, "|"));
+  LINE("G / HTTP/1.0\r\nA:\"\r\n\r\n", false, "G / HTTP/1.0|", BEFORE(FS_LOG_REQUEST_LINE, "|"));
+  LINE("GET /23 HTTP/1.0\r\n\r\n", false, "GET /23 HTTP/1.0|", BEFORE(FS_LOG_REQUEST_LINE, "|"));
+  LINE("GET /234 HTTP/1.0\r\n\r\n", false, "GET /234 HTTP/1.0|", BEFORE(FS_LOG_REQUEST_LINE, "|"));
   LINE("GET / HTTP/1.0\r\n\r\n", false, "\"GET / HTTP/1.0\" / HTTP/1.0", LITERAL("\""), KIND(FS_LOG_REQUEST_LINE),
        LITERAL("\" "), KIND(FS_LOG_PATH), LITERAL(" "), KIND(FS_LOG_PROTOCOL));
   LINE(NULL, false, "- - -  - -", KIND(FS_LOG_REQUEST_LINE), LITERAL(" "), KIND(FS_LOG_METHOD), LITERAL(" "), KIND(FS_LOG_PATH),
