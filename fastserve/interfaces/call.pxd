@@ -26,7 +26,7 @@ cdef class HandlerCall(Call):
 
     # Step `coro` now, in a fresh context, with current_task() working inside.
     cdef int run(self, object coro) except -1
-    cdef bint reusable(self)
+    cdef bint reusable(self) except -1
     cdef int let_go(self) except -1
     # The same, for callers that are not the handler's task: its CancelledError was answered and ends here.
     cdef int go(self, object coro) except -1

@@ -236,7 +236,7 @@ cdef class HandlerCall(Call):
             self.start_task(task)
         return 0
 
-    cdef bint reusable(self):
+    cdef bint reusable(self) except -1:
         """After run(): may this call, with its blank task, serve another request? False: they have let go of each other.
 
         Only if nobody kept the task, made it real, points at it weakly (a WeakKeyDictionary by task holds what was said of the

@@ -130,7 +130,7 @@ cdef class RelayChannel(Channel):
         length[0] = 0
         return b""
 
-    cdef bint closing(self):
+    cdef bint closing(self) except -1:
         return False
 
     cdef int flush(self) except -1:
@@ -139,7 +139,7 @@ cdef class RelayChannel(Channel):
         _settle(self.waiter)
         return 0
 
-    cdef bint writable(self):
+    cdef bint writable(self) except -1:
         return self.held < HELD_MAX
 
     cdef object drained(self):

@@ -13,7 +13,7 @@ cdef class Tunnel(Expiring):
     # What takes a connection over after 101: what is received then is its own, and nothing of it is parsed again.
     # Implemented by: WebSocket. Called by: Connection, which holds it while the exchange that was upgraded is in hand.
     cdef Py_ssize_t received(self, const uint8_t *data, size_t length) except -1   # bytes used; the rest comes again, and more
-    cdef bint full(self)                              # nothing more is taken at present: pause reading
+    cdef bint full(self) except -1                    # nothing more is taken at present: pause reading
     cdef int ended(self) except -1                    # FIN: the peer will send no more
     cdef int lost(self) except -1                     # the connection is gone
     cdef int retire(self) except -1                   # the server is going
@@ -31,12 +31,12 @@ cdef class Channel(Stream):
     cdef fs_out *out(self, size_t room) except NULL   # the write buffer, with at least `room` bytes free
     cdef int put(self, object data) except -1         # queue a bytes-like object behind what is in the buffer
     cdef const uint8_t *common_lines(self, size_t *length) noexcept  # "date: ...\r\nserver: ...\r\n"; the date line, if any, is first
-    cdef bint takes_files(self)                       # may put() be given a FilePiece?
+    cdef bint takes_files(self) except -1             # may put() be given a FilePiece?
     # "HTTP/1.1 200 OK\r\n" to "content-length: " with these lines and this type, ready made; NULL: there is none
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept
-    cdef bint closing(self)                           # this response should be the last one here
+    cdef bint closing(self) except -1                 # this response should be the last one here
     cdef int flush(self) except -1                    # hand all of it to the wire (put off while a batch is being read)
-    cdef bint writable(self)                          # False: the peer does not take what we have; wait for drained()
+    cdef bint writable(self) except -1                # False: the peer does not take what we have; wait for drained()
     cdef object drained(self)                         # Future, done when writing may go on; raises ClientDisconnected
     # --- reading ---
     cdef int read_on(self) except -1                  # the body buffer has room again

@@ -9,7 +9,7 @@ cdef class Tunnel(Expiring):
     cdef Py_ssize_t received(self, const uint8_t *data, size_t length) except -1:
         raise NotImplementedError
 
-    cdef bint full(self):
+    cdef bint full(self) except -1:
         return False
 
     cdef int ended(self) except -1:
@@ -36,16 +36,16 @@ cdef class Channel(Stream):
         length[0] = 0
         return NULL
 
-    cdef bint takes_files(self):
+    cdef bint takes_files(self) except -1:
         return False
 
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept:
         return NULL
 
-    cdef bint closing(self):
+    cdef bint closing(self) except -1:
         return False
 
-    cdef bint writable(self):
+    cdef bint writable(self) except -1:
         return True
 
     cdef object drained(self):

@@ -78,7 +78,7 @@ cdef class Connection(Channel):
     cdef int _receive(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int _receive_stamped(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int64_t _kernel_wait(self, int64_t now) except -2
-    cdef bint _wanted(self, Exchange exchange, const uint8_t *data)
+    cdef bint _wanted(self, Exchange exchange, const uint8_t *data) except -1
     cdef int _trace(self, Exchange exchange, const uint8_t *data, int64_t now) except -1
     cdef int _falls_behind(self) except -1
     cdef Trace _answered(self)
@@ -91,7 +91,7 @@ cdef class Connection(Channel):
     cdef Py_ssize_t _consume(self, const uint8_t *data, size_t length, object owner) except -1
     cdef int _resume(self) except -1
     cdef int _settle(self) except -1
-    cdef bint _reads(self)
+    cdef bint _reads(self) except -1
     cdef void _free_buffer(self) noexcept
     cdef bint _turned_away(self, Exchange exchange, const uint8_t *data) except -1
     cdef int _store(self, const uint8_t *data, size_t length) except -1

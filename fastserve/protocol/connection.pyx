@@ -313,7 +313,7 @@ cdef class Connection(Channel):
             return self._refuse(FS_E_BODY_RATE, BY_RATE)
         return self._arm()
 
-    cdef bint _reads(self):
+    cdef bint _reads(self) except -1:
         return self.wire is not None and not self._lingering and not self._closing
 
     cdef int _store(self, const uint8_t *data, size_t length) except -1:
@@ -624,7 +624,7 @@ cdef class Connection(Channel):
         exchange.drop_head()
         return pos
 
-    cdef bint _wanted(self, Exchange exchange, const uint8_t *data):
+    cdef bint _wanted(self, Exchange exchange, const uint8_t *data) except -1:
         # Is it to be traced? Whoever we trust may have decided it for all who take part: in the last byte of a traceparent.
         cdef fs_field *parent
         if self.trust is not None and fs_lens_mode(self.service.lens_mode) == SAMPLING:
@@ -812,16 +812,16 @@ cdef class Connection(Channel):
     cdef const uint8_t *common_lines(self, size_t *length) noexcept:
         return self.service.common_lines(length)
 
-    cdef bint takes_files(self):
+    cdef bint takes_files(self) except -1:
         return self.wire is not None and self.wire.takes_files()
 
     cdef const uint8_t *simple_head(self, unsigned status, bytes content_type, size_t *length) noexcept:
         return self.service.simple_head(status, content_type, length)
 
-    cdef bint closing(self):
+    cdef bint closing(self) except -1:
         return self._retiring or self.service.stopping
 
-    cdef bint writable(self):
+    cdef bint writable(self) except -1:
         # A transport that met a fault is closing, and drops what it is given; connection_lost is still to come.
         return not self._writing_paused and self.wire is not None and not self.wire.is_closing()
 
@@ -1421,6 +1421,6 @@ cdef int _count(Seat *seat, Exchange exchange) noexcept:
     return 0
 
 
-cdef inline bint _unwanted(Exchange exchange):
+cdef inline bint _unwanted(Exchange exchange) except -1:
     # Does nobody wait for the body of this exchange at present?
     return exchange is not None and exchange.body is not None and not exchange.body.awaited()

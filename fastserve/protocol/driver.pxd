@@ -10,9 +10,9 @@ cdef class Host:
     # Who makes the Stream of an accepted connection, and hears of trouble. Implemented by Service.
     cdef Stream welcome(self, Wire wire)                    # on our own wire
     cdef object protocol(self)                              # for a transport
-    cdef bint introduced(self, object peername)             # has this peer to say who its client is, before anything else?
+    cdef bint introduced(self, object peername) except -1   # has this peer to say who its client is, before anything else?
     cdef object protocol_of(self, bytes header)             # for a transport whose peer has said so; None: that is no such header
-    cdef bint full(self)                                    # as many connections as there may be?
+    cdef bint full(self) except -1                          # as many connections as there may be?
     cdef bint room(self) except -1                          # make room for one more; False: it waits in the kernel's queue
 
 

@@ -300,13 +300,13 @@ cdef class Host:
     cdef object protocol(self):
         raise NotImplementedError
 
-    cdef bint introduced(self, object peername):
+    cdef bint introduced(self, object peername) except -1:
         return False
 
     cdef object protocol_of(self, bytes header):
         raise NotImplementedError
 
-    cdef bint full(self):
+    cdef bint full(self) except -1:
         return False
 
     cdef bint room(self) except -1:
@@ -1004,7 +1004,7 @@ cdef class SocketWire(Wire):
             self._queue = None
         return True
 
-    cdef bint takes_files(self):
+    cdef bint takes_files(self) except -1:
         return HAVE_SENDFILE
 
     cdef int _ask(self) except -1:
@@ -1084,7 +1084,7 @@ cdef class SocketWire(Wire):
         Py_DECREF(self)
         return 0
 
-    cdef bint is_closing(self):
+    cdef bint is_closing(self) except -1:
         return self._closing or self.fd < 0
 
     cdef bint has_input(self) noexcept:

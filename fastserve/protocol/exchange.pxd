@@ -83,7 +83,7 @@ cdef class Exchange:
     cdef int finish_upgrade(self) except -1
     cdef int fail(self, unsigned status) except -1    # the handler failed: an error answer if still possible, else cut
     cdef int cut(self) except -1                      # end it without a clean end
-    cdef bint writable(self)
+    cdef bint writable(self) except -1
     cdef object drained(self)                         # Future; raises ClientDisconnected
     # --- from the connection ---
     cdef int lose(self, object error) except -1       # the connection is gone

@@ -685,7 +685,7 @@ cdef class Exchange:
         channel.cut()
         return 0
 
-    cdef bint writable(self):
+    cdef bint writable(self) except -1:
         return self.channel is not None and self.channel.writable()
 
     cdef object drained(self):

@@ -32,7 +32,7 @@ cdef class Trust:
     cdef dict _seen                 # host of a peer -> was it trusted? Bounded.
 
     cdef bint address(self, const fs_address *address) noexcept
-    cdef bint peer(self, object peername)            # as getpeername() says it
+    cdef bint peer(self, object peername) except -1  # as getpeername() says it
 
 
 cdef class Forwarded:

@@ -112,7 +112,7 @@ cdef class Trust:
                 return True
         return False
 
-    cdef bint peer(self, object peername):
+    cdef bint peer(self, object peername) except -1:
         cdef fs_address address
         cdef bytes text
         if self.everyone:

@@ -36,7 +36,7 @@ cdef class RequestBody:
     cdef int feed(self, object data) except -1
     cdef int feed_raw(self, const uint8_t *data, size_t length) except -1   # borrowed until it returns
     cdef uint8_t *place(self, uint64_t remaining, size_t *room) except? NULL   # where the next bytes may be received, or NULL;
-    cdef inline bint is_place(self, const uint8_t *data):
+    cdef inline bint is_place(self, const uint8_t *data) except -1:
         return self._whole is not None and data == <const uint8_t *>PyBytes_AS_STRING(self._whole) + self._filled
 
     cdef int placed(self, size_t length) except -1     # so many were received there
@@ -50,13 +50,13 @@ cdef class RequestBody:
     cdef object wait(self)           # Future done when take() has an answer; while collecting, when the body is over
     cdef int collect(self, BodyListener listener) except -1   # ask for the whole body; `listener` may be None
     cdef int uncollect(self) except -1                        # back to piece by piece
-    cdef inline bint holds(self):    # is there a piece that was not taken?
+    cdef inline bint holds(self) except -1:  # is there a piece that was not taken?
         return self._front is not None
 
     cdef bytes joined(self)          # all of it, once ended; raises `error`
     cdef bytes _taken_whole(self)
     cdef int _begin(self) except -1
-    cdef bint awaited(self)          # does the reader wait for bytes now?
+    cdef bint awaited(self) except -1  # does the reader wait for bytes now?
 
 
 cdef class Request:

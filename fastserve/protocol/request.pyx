@@ -282,7 +282,7 @@ cdef class RequestBody:
             self.exchange.body_taken()  # from now on it is the peer that is waited for
         return waiter
 
-    cdef bint awaited(self):
+    cdef bint awaited(self) except -1:
         return self._collecting or (self._waiter is not None and not self._waiter.done())
 
     cdef int collect(self, BodyListener listener) except -1:

@@ -96,7 +96,7 @@ cdef class Service(Host):
     cdef bint enter(self, object connection, Wire wire) except -1   # False: it is one too many of its peer
     cdef int admit(self, const uint8_t *data, fs_request_head *head) noexcept   # -1, or the Shed that turns it away
     cdef int64_t _waited_ns(self) noexcept
-    cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head)
+    cdef bint _is_exempt(self, const uint8_t *data, fs_request_head *head) except -1
     cdef int relieve(self, object but) except -1         # of bytes held, over the budget; `but` is in use
     cdef int leave(self, object connection, Wire wire) except -1
     cdef int take_off(self, const uint8_t *data, fs_request_head *head, int64_t now) noexcept   # a flight, or -1

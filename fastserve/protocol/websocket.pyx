@@ -98,7 +98,7 @@ cdef enum:
     LEVEL = 3
 
 
-cdef bint _is_bits(bytes value):
+cdef bint _is_bits(bytes value) except -1:
     # RFC 7692 section 7.1.2: 8 to 15, "without any leading zeros"
     return 0 < len(value) <= 2 and value.isdigit() and value[0] != 48 and 8 <= int(value) <= 15
 
@@ -542,7 +542,7 @@ cdef class WebSocket(Tunnel):
 
     # --------------------------------------------------------------------------------------------- receiving
 
-    cdef bint full(self):
+    cdef bint full(self) except -1:
         return self._full
 
     cdef Py_ssize_t received(self, const uint8_t *data, size_t length) except -1:

@@ -20,7 +20,7 @@ cdef class Stream(Expiring):
     cdef int wire_received(self, const uint8_t *data, size_t length, object owner) except -1   # owner: bytes of just this, or None
     cdef size_t wire_wants(self)                   # body bytes that are to come, and worth a bytes object of their own; or 0
     cdef uint8_t *wire_place(self, size_t *room) except? NULL   # where these may be received; NULL: into a new object
-    cdef bint wire_ended(self) except -1           # FIN; True: keep our side open
+    cdef bint wire_ended(self) except -1  # FIN; True: keep our side open
     cdef int wire_left(self) except -1             # the peer is gone, seen while reading is paused
     cdef int wire_behind(self) except -1           # the peer has not taken all at once: some of it is held,
     cdef int wire_caught_up(self) except -1        # and now it is all with the kernel
@@ -53,20 +53,20 @@ cdef class Wire(Polled):
     cdef int write(self, object data) except -1            # bytes
     cdef int write_raw(self, const uint8_t *data, size_t length) except -1   # borrowed until it returns
     cdef int write_many(self, list pieces) except -1       # list of bytes-like and FilePiece, in order, one writev
-    cdef bint takes_files(self)                            # may a FilePiece be among them?
+    cdef bint takes_files(self) except -1                  # may a FilePiece be among them?
     cdef int pause_reading(self) except -1
     cdef int resume_reading(self) except -1
-    cdef bint shutdown_write(self) except -1               # FIN after what is buffered; False if this wire cannot (TLS)
+    cdef bint shutdown_write(self) except -1  # FIN after what is buffered; False if this wire cannot (TLS)
     cdef int close(self) except -1                         # after what is buffered
     cdef int abort(self) except -1                         # drop what is buffered
     cdef int reset(self) except -1                         # so that the peer cannot take what it has for whole: RST
-    cdef bint is_closing(self)
+    cdef bint is_closing(self) except -1
     cdef bint has_input(self) noexcept                     # does something wait to be read? Of transports it is not known: no
     cdef size_t unsent(self) except? 0                     # bytes handed over and not yet taken by the kernel
     # Behind close(), of TLS: bytes that the peer's kernel has not acknowledged; `taken`: those it ever has, to see progress.
     cdef size_t in_flight(self, size_t *taken) except? 0
     cdef size_t unacked(self)                              # bytes that the kernel holds, for the peer has not confirmed them
-    cdef bint holds(self, uint64_t handed) except -1       # has the kernel not got all of so many bytes? Of TLS; no: not known
+    cdef bint holds(self, uint64_t handed) except -1  # has the kernel not got all of so many bytes? Of TLS; no: not known
     cdef object info(self, str name)                       # get_extra_info
     cdef int fileno(self) except -2                        # for HangupWatch; -1 if it is not needed
 

@@ -119,7 +119,7 @@ cdef class Wire(Polled):
     cdef int write_many(self, list pieces) except -1:
         raise NotImplementedError
 
-    cdef bint takes_files(self):
+    cdef bint takes_files(self) except -1:
         return False
 
     cdef int pause_reading(self) except -1:
@@ -140,7 +140,7 @@ cdef class Wire(Polled):
     cdef int reset(self) except -1:
         return self.abort()
 
-    cdef bint is_closing(self):
+    cdef bint is_closing(self) except -1:
         return False
 
     cdef bint has_input(self) noexcept:
@@ -222,7 +222,7 @@ cdef class TransportWire(Wire):
                 pass
         return self.abort()
 
-    cdef bint is_closing(self):
+    cdef bint is_closing(self) except -1:
         return self.transport.is_closing()
 
     cdef size_t unsent(self) except? 0:
