@@ -7,30 +7,14 @@
  * holds something else is gone through byte by byte.
  */
 #include "logline.h"
+#include "block.h"
 #include "decimal.h"
-
-/* Vectors of C: SSE2 and NEON have them, and for anything else the compiler makes words of them. */
-typedef int8_t block __attribute__((vector_size(16)));
-
-FS_INLINE block load(const uint8_t *text) {
-  block bytes;
-  memcpy(&bytes, text, sizeof bytes);
-  return bytes;
-}
-
-FS_INLINE void store(uint8_t *out, block bytes) { memcpy(out, &bytes, sizeof bytes); }
-
-FS_INLINE bool any(block found) {
-  uint64_t halves[2];
-  memcpy(halves, &found, sizeof found);
-  return (halves[0] | halves[1]) != 0;
-}
 
 /* Which bytes are below 0x20, above 0x7E, a double quote or a backslash? `visible`: a constant. Every byte of a request line is
  * visible ASCII, or SP, already (RFC 9112 section 3; the parser has seen to it): then two of them have a meaning in a log. */
-FS_INLINE block special(block bytes, bool visible) {
-  block found = (block)(bytes == '"') | (block)(bytes == '\\');
-  if (!visible) found |= (block)(bytes < 0x20) | (block)(bytes == 0x7F); /* signed: what is beyond ASCII is below 0x20, too */
+FS_INLINE fs_block special(fs_block bytes, bool visible) {
+  fs_block found = fs_block_equal(bytes, '"') | fs_block_equal(bytes, '\\');
+  if (!visible) found |= (fs_block)(bytes < 0x20) | fs_block_equal(bytes, 0x7F);
   return found;
 }
 
@@ -57,31 +41,26 @@ FS_INLINE size_t log_text(uint8_t *out, const uint8_t *text, size_t len, bool js
   uint8_t *p = out;
   size_t i = 0;
   if (len >= 16) { /* nearly always nothing is special, and the last block overlaps the one before */
-    block last = load(text + len - 16), seen = special(last, visible);
+    fs_block last = fs_block_load(text + len - 16), seen = special(last, visible);
     for (; i + 16 < len; i += 16) {
-      block bytes = load(text + i);
-      store(out + i, bytes);
+      fs_block bytes = fs_block_load(text + i);
+      fs_block_store(out + i, bytes);
       seen |= special(bytes, visible);
     }
-    store(out + len - 16, last);
-    if (FS_LIKELY(!any(seen))) return len;
+    fs_block_store(out + len - 16, last);
+    if (FS_LIKELY(!fs_block_any(seen))) return len;
     i = 0;
   } else if (len >= 8) {
-    uint64_t ends[2];
-    block both;
-    memcpy(&ends[0], text, 8);
-    memcpy(&ends[1], text + len - 8, 8);
-    memcpy(out, &ends[0], 8);
-    memcpy(out + len - 8, &ends[1], 8);
-    memcpy(&both, ends, sizeof both);
-    if (FS_LIKELY(!any(special(both, visible)))) return len;
+    memcpy(out, text, 8);
+    memcpy(out + len - 8, text + len - 8, 8);
+    if (FS_LIKELY(!fs_block_any(special(fs_block_ends(text, len), visible)))) return len;
   }
   while (i < len) {
     size_t stop = len;
     if (len - i >= 16) {
-      block bytes = load(text + i);
-      if (FS_LIKELY(!any(special(bytes, false)))) {
-        store(p, bytes);
+      fs_block bytes = fs_block_load(text + i);
+      if (FS_LIKELY(!fs_block_any(special(bytes, false)))) {
+        fs_block_store(p, bytes);
         p += 16;
         i += 16;
         continue;
@@ -141,8 +120,8 @@ size_t fs_log_fixed(uint8_t *out, uint64_t n, unsigned decimals) {
 
 /* Text of our own, with slack behind it on both sides. */
 FS_INLINE uint8_t *copy(uint8_t *p, const uint8_t *text, size_t len) {
-  store(p, load(text));
-  for (size_t i = 16; FS_UNLIKELY(i < len); i += 16) store(p + i, load(text + i));
+  fs_block_store(p, fs_block_load(text));
+  for (size_t i = 16; FS_UNLIKELY(i < len); i += 16) fs_block_store(p + i, fs_block_load(text + i));
   return p + len;
 }
 
@@ -193,9 +172,9 @@ FS_INLINE uint8_t *request_line(uint8_t *p, const fs_log_facts *facts) {
   const uint8_t *text = facts->data + head->method.off;
   size_t len = line_len(head);
   if (len <= 16 && head->end - head->method.off >= 16) { /* a short one: what follows in its head is copied as well */
-    block bytes = load(text);
-    store(p, bytes);
-    if (FS_LIKELY(!any(special(bytes, true)))) return p + len;
+    fs_block bytes = fs_block_load(text);
+    fs_block_store(p, bytes);
+    if (FS_LIKELY(!fs_block_any(special(bytes, true)))) return p + len;
   }
   return longer_line(p, text, len);
 }

@@ -4,6 +4,7 @@
  * Rules:   RFC 9112 section 3.2; RFC 9110 sections 4.2 and 7.2; RFC 3986 sections 2.1, 3.1, 3.2.2, 3.2.3.
  */
 #include "target.h"
+#include "block.h"
 
 enum { NAME = 1, HEX = 2, DIGIT = 4, SCHEME = 8 };
 
@@ -119,9 +120,29 @@ static uint32_t port_value(const uint8_t *p, const uint8_t *end) {
   return port;
 }
 
+/* Nothing but letters, digits, "-", "." and ":", as nearly every host is? `colon`: is there one? Shorter ones are not worth it. */
+FS_INLINE bool is_usual(const uint8_t *p, size_t len, bool *colon) {
+  fs_block other = {0}, colons = {0}, bytes;
+  if (len < 8) return false;
+  for (size_t i = 0; i < len; i += 16) {
+    if (len <= 16) bytes = fs_block_ends(p, len);
+    else bytes = fs_block_load(p + (i + 16 <= len ? i : len - 16)); /* the last block overlaps the one before */
+    other |= ~(fs_block_between(bytes | 0x20, 'a', 'z') | (fs_block_between(bytes, '-', ':') & ~fs_block_equal(bytes, '/')));
+    colons |= fs_block_equal(bytes, ':');
+  }
+  *colon = fs_block_any(colons);
+  return !fs_block_any(other);
+}
+
 bool fs_host_valid(const uint8_t *p, size_t len) {
-  if (len == 0) return false;
   const uint8_t *end = p + len;
+  bool colon;
+  if (len == 0) return false;
+  if (FS_LIKELY(is_usual(p, len, &colon))) {
+    if (!colon) return true;
+    const uint8_t *first = memchr(p, ':', len);
+    return first != p && port_value(first + 1, end) <= 65535;
+  }
   p = skip_host(p, end);
   if (p == NULL) return false;
   return p == end || (*p == ':' && port_value(p + 1, end) <= 65535);

@@ -141,7 +141,7 @@ static void target_forms(void) {
 static const char *const good_hosts[] = {
   "a", "a.example", "A.EXAMPLE", "a.example.", "xn--bcher-kva.example", "a_b", "-", "~", "1", "localhost:8080", "a:",
   "a:0", "a:1", "a:65535", "a:00000080", "192.0.2.1", "192.0.2.1:80", "999.999.999.999", "1.2.3", "a!$&'()*+,;=b",
-  "%41", "a%2Fb%ff:1", "[::]", "[::1]", "[::1]:80", "[::1]:", "[1::]", "[1::8]", "[2001:db8::a:B:c]",
+  "www.example.com:65535", "a.rather.long.name.example.com:8443", "a.rather.long.name.example.com:", "%41", "a%2Fb%ff:1", "[::]", "[::1]", "[::1]:80", "[::1]:", "[1::]", "[1::8]", "[2001:db8::a:B:c]",
   "[1:2:3:4:5:6:7:8]", "[1:2:3:4:5:6:7::]", "[::2:3:4:5:6:7:8]", "[1::3:4:5:6:7:8]", "[1:2:3:4:5:6::8]",
   "[0000:ffff:FFFF:1:22:333:4444:0]", "[::192.0.2.1]", "[::ffff:0.0.0.0]", "[::255.255.255.255]",
   "[1:2:3:4:5:6:192.0.2.1]", "[1::6:192.0.2.1]", "[1:2:3:4:5::192.0.2.1]", "[v1.a]", "[V1f.a:b]:80", "[v0.:]",
@@ -149,7 +149,8 @@ static const char *const good_hosts[] = {
 };
 
 static const char *const bad_hosts[] = {
-  "", ":", ":80", "a b", "a:b", "a:80:80", "a::", "a:65536", "a:99999999999999999999", "a:4294967296", "a:-1", "a:+1",
+  "www.example.com:65536", "www.example.com:8080:", "www.example.com::80", "www.example.com:80a0", ":www.example.com",
+  ":123456789", "a.rather.long.name.example.com:8443/", "a.rather/long.name.example.com", "", ":", ":80", "a b", "a:b", "a:80:80", "a::", "a:65536", "a:99999999999999999999", "a:4294967296", "a:-1", "a:+1",
   "a: 1", "a:8 ", "a/", "/", "a?", "a#", "a@b", "@a", "u:p@a", "a\\b", "a\"", "a<", "a|b", "a^b", "a`b", "a{", "%",
   "%4", "%4g", "%g4", "a%", "a%2", "a%zz", "a,b c", "\x7f", "a\x01", "\xc3\xa9", "a,b\t", " a", "a ", "[", "]", "[]",
   "[:]", "[::1", "::1", "[::1]80", "[::1]a", "[::1]]", "[[::1]]", "a[::1]", "[::1]:65536", "[::1]:a", "[:::]", "[:::1]",
@@ -178,14 +179,26 @@ static void hosts(void) {
 }
 
 /* unreserved = ALPHA / DIGIT / "-" / "." / "_" / "~"; sub-delims = "!" / "$" / "&" / "'" / "(" / ")" / "*" / "+" / ","
- * / ";" / "=": these alone, or ':' before a port, may stand behind the first byte. */
+ * / ";" / "=": these alone, or ':' before a port, or an escape. In hosts of every length up to 40, which are judged in blocks. */
 static void every_byte_in_a_host(void) {
   const char *punctuation = "-._~!$&'()*+,;=";
-  for (int c = 0; c < 256; c++) {
-    uint8_t host[3] = {'a', (uint8_t)c, '1'};
-    bool alnum = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && c < 128);
-    bool want = alnum || c == ':' || (c != 0 && strchr(punctuation, c) != NULL);
-    if (!CHECK_INT(fs_host_valid(host, 3), want)) printf("  byte 0x%02X\n", c);
+  uint8_t host[40];
+  memset(host, '1', sizeof host);
+  for (size_t len = 1; len <= sizeof host; len++) {
+    const uint8_t *guarded = guard_end(host, len);
+    CHECK(fs_host_valid(guarded, len));
+    for (size_t at = 0; at < len; at++) {
+      size_t behind = len - 1 - at;
+      for (int c = 0; c < 256; c++) {
+        bool alnum = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && c < 128);
+        bool port = c == ':' && at > 0 && behind <= 5; /* 11111 is one, 111111 is above 65535 */
+        bool escape = c == '%' && behind >= 2;
+        bool want = alnum || port || escape || (c != 0 && strchr(punctuation, c) != NULL);
+        host[at] = (uint8_t)c;
+        if (!CHECK_INT(fs_host_valid(guard_end(host, len), len), want)) printf("  byte 0x%02X at %zu of %zu\n", c, at, len);
+      }
+      host[at] = '1';
+    }
   }
 }
 
