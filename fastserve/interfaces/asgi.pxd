@@ -17,6 +17,7 @@ cdef class ASGIHandler(Handler):
     cdef set running                  # calls that are waiting for something; tasks of mounts behind middleware
     cdef list _idle_waiters
     cdef Spares spare                 # ASGICalls with their blank tasks, ready for another request
+    cdef dict given, given_extensions # what the last scope had as "asgi" and "extensions": the next one may have it, too
 
     # `mounted`: the part of the path that an App above has taken for itself; "" if this is the application.
     cdef dict scope(self, Exchange exchange, str mounted, object state)

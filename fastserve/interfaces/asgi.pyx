@@ -32,7 +32,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Copy
 from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastserve.interfaces.asgi_event cimport (
@@ -40,6 +40,7 @@ from fastserve.interfaces.asgi_event cimport (
     message_status, tell_route,
 )
 from fastserve.interfaces.asgi_websocket cimport ASGIWebSocketCall, websocket_scope
+from fastserve.interfaces.entries cimport fs_is_back, fs_put
 from fastserve.protocol.channel cimport Channel
 from fastserve.protocol.core cimport (
     FS_FIELD_COUNT,
@@ -77,6 +78,16 @@ cdef extern from "Python.h":
 cdef enum:
     FILE_BLOCK = 131072    # a file is read in a thread, in blocks of this size
 
+cdef enum:   # places in FACTS
+    AT_ASGI = 1
+    AT_METHOD = 3
+    AT_PATH = 5
+    AT_RAW_PATH = 6
+    AT_QUERY_STRING = 7
+    AT_HEADERS = 9
+    AT_EXTENSIONS = 12
+    AT_STATE = 13
+
 # Made once, and found in every scope.
 cdef list NAMES = [field_name(i) for i in range(<int>FS_FIELD_COUNT)]
 cdef list METHODS = [
@@ -93,8 +104,9 @@ cdef dict EXTENSIONS_TE = {**EXTENSIONS, "http.response.trailers": {}}
 # What scopes begin with. Filled one by one: CPython makes the table of a dict display for keys of any kind, which is larger.
 cdef dict FACTS = {}
 for _name, _value in (
-    ("type", "http"), ("asgi", None), ("http_version", "1.1"), ("method", "GET"), ("scheme", "http"), ("path", None),
+    ("type", "http"), ("asgi", {}), ("http_version", "1.1"), ("method", "GET"), ("scheme", "http"), ("path", None),
     ("raw_path", None), ("query_string", b""), ("root_path", ""), ("headers", None), ("client", None), ("server", None),
+    ("extensions", None), ("state", None),
 ):
     FACTS[_name] = _value
 
@@ -279,13 +291,15 @@ cdef class ASGIHandler(Handler):
         if type(facts) is not dict:
             facts = exchange.channel.facts = _facts(exchange.channel)
         scope = PyDict_Copy(<dict>facts)
-        scope["asgi"] = PyDict_Copy(ASGI)
+        if self.given is None or not fs_is_back(<PyObject *>self.given, ASGI):
+            self.given = PyDict_Copy(ASGI)   # theirs to change
+        fs_put(scope, AT_ASGI, "asgi", self.given)
         if not http11:
             scope["http_version"] = "1.0"
         if head.method_id == FS_METHOD_GET:
             pass   # as in the facts
         elif 0 < head.method_id < FS_METHOD_COUNT:
-            scope["method"] = METHODS[head.method_id]
+            fs_put(scope, AT_METHOD, "method", <object>METHODS[head.method_id])
         else:
             # As sent: methods are case-sensitive (RFC 9110 section 9.1).
             scope["method"] = PyBytes_FromStringAndSize(<const char *>data + head.method.off, head.method.len).decode("ascii")
@@ -309,20 +323,25 @@ cdef class ASGIHandler(Handler):
         if root_path and head.parts.form != FS_TARGET_ASTERISK:
             path = root_path + path
             raw_path = raw_root_path + raw_path
-        scope["path"] = path
-        scope["raw_path"] = raw_path
+        fs_put(scope, AT_PATH, "path", path)
+        fs_put(scope, AT_RAW_PATH, "raw_path", raw_path)
         if head.parts.has_query:
-            scope["query_string"] = PyBytes_FromStringAndSize(
+            fs_put(scope, AT_QUERY_STRING, "query_string", PyBytes_FromStringAndSize(
                 <const char *>data + head.target.off + head.parts.query.off, head.parts.query.len
-            )
+            ))
         if root_path or mounted:
             scope["root_path"] = root_path + mounted
-        scope["headers"] = headers
-        if state is not None:
-            scope["state"] = PyDict_Copy(<dict>state) if type(state) is dict else dict(state)
-        scope["extensions"] = PyDict_Copy(
-            EXTENSIONS if http11 and not takes_trailers else EXTENSIONS_TE if http11 else EXTENSIONS_10
-        )
+        fs_put(scope, AT_HEADERS, "headers", headers)
+        if not http11 or takes_trailers:
+            fs_put(scope, AT_EXTENSIONS, "extensions", PyDict_Copy(EXTENSIONS_TE if http11 else EXTENSIONS_10))
+        else:
+            if self.given_extensions is None or not fs_is_back(<PyObject *>self.given_extensions, EXTENSIONS):
+                self.given_extensions = PyDict_Copy(EXTENSIONS)
+            fs_put(scope, AT_EXTENSIONS, "extensions", self.given_extensions)
+        if state is None:
+            del scope["state"]
+        else:
+            fs_put(scope, AT_STATE, "state", PyDict_Copy(<dict>state) if type(state) is dict else dict(state))
         return scope
 
 

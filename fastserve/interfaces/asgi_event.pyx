@@ -13,9 +13,9 @@ import logging
 
 cimport cython
 from cpython.bytes cimport PyBytes_CheckExact
-from cpython.dict cimport PyDict_GetItemWithError
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from fastserve.interfaces.entries cimport fs_find
 from fastserve.protocol.hooks cimport Handler
 from fastserve.protocol.lens cimport Trace
 
@@ -135,7 +135,7 @@ cdef object message_part(object message, str name, object default):
     cdef PyObject *found
     if type(message) is not dict:
         return message.get(name, default)
-    found = PyDict_GetItemWithError(message, name)
+    found = fs_find(message, name)
     return default if found == NULL else <object>found
 
 

@@ -46,6 +46,7 @@ from cpython.pythread cimport (
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr
 
+from fastserve.interfaces.entries cimport fs_put
 from fastserve.protocol.channel cimport Channel
 from fastserve.protocol.core cimport (
     FS_FIELD_CONNECTION, FS_FIELD_CONTENT_LENGTH, FS_FIELD_CONTENT_TYPE, FS_FIELD_COOKIE, FS_FIELD_COUNT, FS_FIELD_HOST,
@@ -209,24 +210,40 @@ cdef str REMOTE_ADDR = sys.intern("REMOTE_ADDR")
 cdef str REMOTE_PORT = sys.intern("REMOTE_PORT")
 cdef str WSGI_INPUT = sys.intern("wsgi.input")
 cdef str QUEUE_SECONDS = sys.intern("fastserve.queue_seconds")
+cdef str HTTP_HOST = sys.intern("HTTP_HOST")
 cdef str HTTP_10 = "HTTP/1.0"
+
+cdef enum:   # places in the template of an environ (see _ends)
+    AT_REMOTE_ADDR = 0
+    AT_REQUEST_METHOD
+    AT_RAW_URI
+    AT_REQUEST_URI
+    AT_QUERY_STRING
+    AT_PATH_INFO
+    AT_HOST
+    AT_REMOTE_PORT
 
 
 cdef inline str _latin1(const uint8_t *p, Py_ssize_t length):
     return <str>PyUnicode_DecodeLatin1(<const char *>p, length, NULL)
 
 
-cdef int _make_room(dict environ) except -1:
-    # Have it grow now: to room for as many entries again, which every copy of it has too.
-    cdef size_t size = sys.getsizeof(environ)
-    cdef list padding = [f"padding {number}" for number in range(3 * len(environ))]
+cdef dict _with_room(dict environ):
+    # Grown now, to room for as many entries again, which every copy has too; or as it is, if there is room for half as many: a
+    # dict with more holes than that is not copied as it stands, but entry by entry.
+    cdef dict grown = {}
+    cdef size_t size
+    cdef list padding = [f"padding {number}" for number in range(len(environ) // 2)]
+    for name, value in environ.items():
+        grown[name] = value
+    size = sys.getsizeof(grown)
     for count, name in enumerate(padding, 1):
-        environ[name] = None
-        if sys.getsizeof(environ) != size:
-            break
-    for name in padding[:count]:
-        del environ[name]
-    return 0
+        grown[name] = None
+        if sys.getsizeof(grown) != size:
+            for name in padding[:count]:
+                del grown[name]
+            return grown
+    return environ
 
 
 cdef str _key(const uint8_t *name, Py_ssize_t length):
@@ -752,20 +769,20 @@ cdef class WSGIHandler(Handler):
             ends = exchange.channel.facts = self._ends(exchange.channel)
         # A copy of a dict keeps its size: the template has room for the fields (see _ends).
         environ = PyDict_Copy(<dict>ends[0])
-        PyDict_SetItem(environ, REMOTE_ADDR, ends[1])
+        fs_put(environ, AT_REMOTE_ADDR, REMOTE_ADDR, ends[1])
         if ends[2] is not None:
-            PyDict_SetItem(environ, REMOTE_PORT, ends[2])
+            fs_put(environ, AT_REMOTE_PORT, REMOTE_PORT, ends[2])
         if head.method_id == FS_METHOD_GET:
             pass   # as in the template
         elif head.method_id != FS_METHOD_OTHER:
-            PyDict_SetItem(environ, REQUEST_METHOD, METHODS[head.method_id])
+            fs_put(environ, AT_REQUEST_METHOD, REQUEST_METHOD, <object>METHODS[head.method_id])
         else:
-            PyDict_SetItem(environ, REQUEST_METHOD, _latin1(data + head.method.off, head.method.len))
+            fs_put(environ, AT_REQUEST_METHOD, REQUEST_METHOD, _latin1(data + head.method.off, head.method.len))
         value = _latin1(target, head.target.len)
-        PyDict_SetItem(environ, RAW_URI, value)
-        PyDict_SetItem(environ, REQUEST_URI, value)
+        fs_put(environ, AT_RAW_URI, RAW_URI, value)
+        fs_put(environ, AT_REQUEST_URI, REQUEST_URI, value)
         if head.parts.has_query:
-            PyDict_SetItem(environ, QUERY_STRING, _latin1(target + head.parts.query.off, head.parts.query.len))
+            fs_put(environ, AT_QUERY_STRING, QUERY_STRING, _latin1(target + head.parts.query.off, head.parts.query.len))
         if head.parts.form == FS_TARGET_ASTERISK:
             value = ""   # it names no path: PEP 3333's validator takes none that does not begin with a slash
         elif head.parts.path.len == 0:
@@ -786,7 +803,7 @@ cdef class WSGIHandler(Handler):
             PyDict_SetItem(environ, SCRIPT_NAME, said.prefix)
         elif self.root_path:
             value = self._below_root(<str>value)
-        PyDict_SetItem(environ, PATH_INFO, value)
+        fs_put(environ, AT_PATH_INFO, PATH_INFO, value)
         if head.version_minor == 0:
             PyDict_SetItem(environ, SERVER_PROTOCOL, HTTP_10)
         seen[0] = seen[1] = seen[2] = seen[3] = 0
@@ -804,22 +821,27 @@ cdef class WSGIHandler(Handler):
                     # RFC 9110 section 5.3; RFC 6265 has its own separator.
                     before = environ[key]
                     value = before + "; " + value if field.id == FS_FIELD_COOKIE else before + ", " + value
-                PyDict_SetItem(environ, key, value)
+                if field.id == FS_FIELD_HOST:
+                    fs_put(environ, AT_HOST, HTTP_HOST, value)
+                else:
+                    PyDict_SetItem(environ, key, value)
             field += 1
+        if not (seen[<int>FS_FIELD_HOST >> 6] >> (<int>FS_FIELD_HOST & 63)) & 1:
+            del environ[HTTP_HOST]
         if ends[3] is not None:   # whatever the peer calls it, this is its name here
             PyDict_SetItem(environ, ends[3], exchange.id().decode("ascii"))
         if absolute:
             # RFC 9112 section 3.2.2: the Host field "MUST be ignored and replaced with the host information of the
             # request-target".
-            PyDict_SetItem(environ, KEYS[<int>FS_FIELD_HOST], _latin1(data + head.host.off, head.host.len))
+            fs_put(environ, AT_HOST, HTTP_HOST, _latin1(data + head.host.off, head.host.len))
         if said is not None:
             if said.client is not None:
-                PyDict_SetItem(environ, REMOTE_ADDR, said.client[0])
-                PyDict_SetItem(environ, REMOTE_PORT, str(said.client[1]))
+                fs_put(environ, AT_REMOTE_ADDR, REMOTE_ADDR, said.client[0])
+                fs_put(environ, AT_REMOTE_PORT, REMOTE_PORT, str(said.client[1]))
             if said.scheme is not None:
                 PyDict_SetItem(environ, URL_SCHEME, said.scheme)
             if said.host is not None:
-                PyDict_SetItem(environ, KEYS[<int>FS_FIELD_HOST], said.host.decode("latin-1"))
+                fs_put(environ, AT_HOST, HTTP_HOST, said.host.decode("latin-1"))
         return environ
 
     cdef str _below_root(self, str path):
@@ -844,14 +866,14 @@ cdef class WSGIHandler(Handler):
             # PEP 3333: SERVER_NAME and SERVER_PORT "can never be empty strings"; a Unix socket has neither.
             host, port = ours[:2] if isinstance(ours, tuple) else ("localhost", 443 if secure else 80)
             # Filled one by one: CPython makes the table of a dict display for keys of any kind, which is larger.
-            template = {}
+            template = dict.fromkeys((REMOTE_ADDR, REQUEST_METHOD, RAW_URI, REQUEST_URI, QUERY_STRING, PATH_INFO, HTTP_HOST), "")
+            if isinstance(peer, tuple):
+                template[REMOTE_PORT] = ""
             for name, value in (self._common | {
                 "SERVER_NAME": host, "SERVER_PORT": str(port), "REMOTE_ADDR": "", "wsgi.url_scheme": scheme,
             }).items():
                 template[name] = value
-            if isinstance(peer, tuple):
-                template["REMOTE_PORT"] = ""
-            _make_room(template)   # or the fields of each request would make its copy grow
+            template = _with_room(template)   # or the fields of each request would make its copy grow
             if len(self._templates) >= TEMPLATES_MAX:
                 self._templates.clear()
             self._templates[key] = template

@@ -241,6 +241,80 @@ def test_connect_is_refused(raw) -> None:
         assert raw(url).send(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n").response()[0] == 501
 
 
+def test_each_scope_is_the_applications_own(raw) -> None:
+    """What it changes, or keeps, the next request does not see."""
+    whole = {
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "extensions": {"http.response.pathsend": {}, "http.response.zerocopysend": {}, "http.response.early_hint": {}},
+    }
+    kept: list[Any] = []
+
+    def change(scope: dict[str, Any]) -> None:
+        scope["asgi"]["mine"] = 1
+
+    def replace(scope: dict[str, Any]) -> None:
+        scope["asgi"]["version"] = "4.0"
+        scope["extensions"].pop("http.response.pathsend")
+
+    def empty(scope: dict[str, Any]) -> None:
+        scope["asgi"].clear()
+        scope["extensions"]["http.response.debug"] = {}
+
+    def keep(scope: dict[str, Any]) -> None:
+        kept.extend((scope["asgi"], scope["extensions"]))
+
+    def nothing(scope: dict[str, Any]) -> None:
+        pass
+
+    programs = [change, nothing, replace, nothing, nothing, empty, keep, keep, change, nothing]
+    seen: list[Any] = []
+
+    @http_only
+    async def app(scope, receive, send):
+        seen.append({name: {**scope[name]} for name in whole})
+        programs[len(seen) - 1](scope)
+        await send(START)
+        await send(BODY)
+
+    with serving(app) as url:
+        for _ in programs:
+            raw(url).send(LAST).response()
+    assert seen == [whole] * len(programs)
+    assert len({id(one) for one in kept}) == 4 and kept[:2] == kept[2:] == list(whole.values())
+
+
+def _keys(message: dict[str, Any], how: str) -> Any:
+    """The same message, its keys as a program might have made them."""
+    if how == "made":  # no two of them the same object
+        return {"".join(list(name)): value for name, value in message.items()}
+    if how == "of a subclass":
+        return {type("Name", (str,), {})(name): value for name, value in message.items()}
+    if how == "after holes":
+        holes: dict[Any, Any] = {f"hole {number}": None for number in range(3)} | message
+        for number in range(3):
+            del holes[f"hole {number}"]
+        return holes
+    if how == "among others":
+        return {**{f"other_{number}": None for number in range(20)}, **message, 7: None}
+    if how == "of an instance":  # its table is the class's
+        return vars(type("Message", (), {})()) | message
+    return message
+
+
+@pytest.mark.parametrize("how", ["plain", "made", "of a subclass", "after holes", "among others", "of an instance"])
+def test_a_message_is_found_whatever_its_dict_is_like(raw, how: str) -> None:
+    messages = [start(201, (b"content-length", b"10")), body(b"hello", True), body(b"world")]
+
+    @http_only
+    async def app(scope, receive, send):
+        for message in messages:
+            await send(_keys(message, how))
+
+    with serving(app) as url:
+        status, _, content = raw(url).send(LAST).response()
+    assert (status, content) == (201, b"helloworld")
+
+
 # ------------------------------------------------------------------------------------------------------------ bodies
 
 

@@ -1077,7 +1077,7 @@ def test_random_programs_keep_the_invariants(first: int, run: Any) -> None:
 
 
 def test_another_loop_of_the_process_is_left_alone(run: Any) -> None:
-    """What is hooked on a class of loops, or in anyio, meets loops without a lens: whatever an application runs in a thread."""
+    """What is hooked on a class of loops, or in anyio, meets loops that have no lens: those of an application's threads."""
 
     def elsewhere() -> list[str]:
         heard: list[str] = []
