@@ -88,12 +88,14 @@ cdef class Step:
     cdef object callback
 
 
+@cython.final
 cdef class Hook:             # of a method of the loop
     cdef Recorder recorder
     cdef str name
     cdef object ours             # the function
     cdef object before           # what the loop had there of its own, or None
     cdef object original         # what we call: that, or the method
+    cdef object below            # the class of the loop under that which this stands in
 
 
 @cython.final
@@ -114,6 +116,9 @@ cdef class Recorder(Lens):
     cdef bint _closed
     cdef uint64_t cause              # of what is run by a timer of a traced task; 0: it is not
     cdef object step_type            # of the callback that starts a task
+    cdef object _kind                # the class that the loop has while it is hooked; None: it is still to be made
+    cdef list _kind_hooks            # what is in it
+    cdef object _below               # the class it had before; None: it has that
     cdef list _hooks                 # what stands in the loop's place now,
     cdef dict _made                  # and all there are, by name
     cdef dict _kinds                 # type of an awaitable -> how to see what it waits for
@@ -147,8 +152,8 @@ cdef class Recorder(Lens):
     cdef int _kind_of(self, object thing) except -1
     cdef int _leave(self, TaskTrace trace, int64_t now) except -1
     cdef void _interrupt(self, TaskTrace trace, int64_t now) noexcept
-    cdef int _replace(self, str name) except -1
-    cdef Hook _replacement(self, str name)
+    cdef int _hook(self, str name) except -1
+    cdef int _swap(self) except -1
     cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0
     cdef int _destroyed(self, object task) except -1
     cdef int _unawaited(self, object coro, RequestTrace of, uint32_t task) except -1

@@ -5,8 +5,9 @@ Called:  by Connection, Exchange and the wings through the door (protocol/lens.p
          while a traced request lives. Calls Area.
 
 Theory of operation. asyncio starts every step of a Task through loop.call_soon(callback, ...), which it looks up as an attribute
-of the loop. There stands a C function of ours. Is the callback one of a traced task, then the task is ready from now on, and
-whatever runs now has woken it. For a task that the handler has started a Step goes to the loop in place of the callback: it
+of the loop. While a traced request lives the loop has another class, an heir of its own that looks like it, in which there is a
+C function of ours; an attribute of the loop itself would make each look-up of any method dearer. Is the callback one of a traced
+task, then the task is ready from now on, and whatever runs now has woken it. For a task that the handler has started a Step goes to the loop in place of the callback: it
 looks at the clock before and after. The handler's own task needs none, for its steps pass through HandlerCall, which tells them
 through the door (enter, suspend, end). A first step that is scheduled while a traced task runs is a child of that task. Tasks
 and coroutines are not touched.
@@ -205,6 +206,12 @@ cdef extern from *:
 
     static inline int fs_is_future(PyObject *thing) { return PyObject_TypeCheck(thing, fs_future_type); }
 
+    /* Borrowed: an attribute of the thing itself; NULL: it has none, and no dict is made to see that. */
+    static inline PyObject *fs_own(PyObject *thing, PyObject *name) {
+      PyObject **place = _PyObject_GetDictPtr(thing);
+      return place == NULL || *place == NULL ? NULL : PyDict_GetItemWithError(*place, name);
+    }
+
     /* A loop that has attributes of its own is asked for them before each of its methods, by every await. Once the last one is gone
      * the dict goes as well; a later Python keeps it where it cannot be taken. */
     static void fs_without_attributes(PyObject *thing) {
@@ -245,6 +252,7 @@ cdef extern from *:
     ctypedef PyObject *(*fs_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
     object fs_bind(int which, fs_method function, object self)
     bint fs_is_future(object thing)
+    PyObject *fs_own(object thing, object name) except? NULL
     void fs_without_attributes(object thing)
     PyObject *fs_name_of(object thing)
     void fs_know_future(object kind)
@@ -1076,6 +1084,7 @@ cdef class Recorder(Lens):
 
     cdef int _install(self) except -1:
         cdef bint timers = self.area.header.mode == LENS_FULL
+        cdef Hook hook
         if self.hooked and timers == self.timers_hooked:
             return 0
         self._remove()
@@ -1083,45 +1092,53 @@ cdef class Recorder(Lens):
         self.timers_hooked = timers
         if not self.bracketed:
             return 0
-        self._replace("call_soon")
-        self._replace("run_in_executor")
         if self._base is None:   # these stay until the end: what is nobody's any more may be told of at any time
             self._base = tuple([code for code, _ in _frames()])
             _watch_errors(type(self.loop))
             _watch_warnings()
         if _anyio_before is None:
             _watch_anyio()
+        self._hook("call_soon")
+        self._hook("run_in_executor")
         if timers:
-            self._replace("call_at")
-            self._replace("call_later")
+            self._hook("call_at")
+            self._hook("call_later")
         if self.loop.get_task_factory() is not None:
-            self._replace("create_task")
-        return 0
-
-    cdef int _remove(self) except -1:
-        cdef dict own
-        if not self.hooked:
-            return 0
-        self.hooked = self.timers_hooked = False
-        own = self.loop.__dict__
-        for hook in reversed(self._hooks):
-            if own.get((<Hook>hook).name) is (<Hook>hook).ours:
-                _restore(self.loop, <Hook>hook)
-            else:   # somebody above us still calls us, and we pass it on for ever; the next time another one stands on top
-                self._made.pop((<Hook>hook).name, None)
-        self._hooks.clear()
-        own = None
+            self._hook("create_task")
+        self._swap()
+        for hook in self._hooks:
+            if hook.before is not None or self._below is None:
+                setattr(self.loop, hook.name, hook.ours)
         fs_without_attributes(self.loop)
         return 0
 
-    cdef int _replace(self, str name) except -1:
-        self._hooks.append(self._replacement(name))
+    cdef int _remove(self) except -1:
+        cdef PyObject *own
+        cdef Hook hook
+        if not self.hooked:
+            return 0
+        self.hooked = self.timers_hooked = False
+        if self._below is not None:
+            if type(self.loop) is self._kind:
+                self.loop.__class__ = self._below
+            else:   # somebody has put a class above ours: it stays, and its hooks only pass on
+                self._kind = None
+            self._below = None
+        for hook in reversed(self._hooks):
+            own = fs_own(self.loop, hook.name)
+            if own == <PyObject *>hook.ours:
+                _restore(self.loop, hook)
+            elif own != NULL:   # somebody above us still calls us, and we pass it on for ever; the next time another one stands on top
+                self._made.pop(hook.name, None)
+        self._hooks.clear()
+        fs_without_attributes(self.loop)
         return 0
 
-    cdef Hook _replacement(self, str name):
+    cdef int _hook(self, str name) except -1:
+        cdef PyObject *before = fs_own(self.loop, name)
         cdef Hook hook = self._made.get(name)
-        if hook is None:   # made once: in mode sample they come and go with each request
-            hook = self._made[name] = Hook.__new__(Hook)
+        if hook is None or before != NULL:   # made once: in mode sample they come and go with each request
+            hook = self._made[name] = Hook.__new__(Hook)   # above somebody's a new one: that may call the last one
             hook.recorder = self
             hook.name = name
             if name == "call_soon":
@@ -1132,10 +1149,26 @@ cdef class Recorder(Lens):
                 hook.ours = fs_bind(2, _call_at, hook)
             else:
                 hook.ours = WRAPPERS[name](hook)
-        hook.before = self.loop.__dict__.get(name)
+        hook.before = <object>before if before != NULL else None
         hook.original = getattr(self.loop, name)
-        setattr(self.loop, name, hook.ours)
-        return hook
+        self._hooks.append(hook)
+        return 0
+
+    cdef int _swap(self) except -1:
+        """Give the loop a class of its own, in which the hooks are. Where that is refused they become attributes of the loop."""
+        cdef object below = type(self.loop)
+        cdef Hook hook
+        try:
+            if self._kind is None or self._kind.__base__ is not below or self._kind_hooks != self._hooks:
+                self._kind_hooks = list(self._hooks)
+                self._kind = _above(below, {hook.name: hook for hook in self._hooks})
+                for hook in self._hooks:
+                    hook.below = below
+            self.loop.__class__ = self._kind
+            self._below = below
+        except Exception:   # a class without heirs, or with a layout that none of them may have
+            self._kind = None
+        return 0
 
     # --- what is nobody's ---
 
@@ -1360,23 +1393,40 @@ cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t coun
     return PyObject_Vectorcall(<PyObject *>hook.original, changed, count, names)
 
 
+cdef object _above(object below, dict attributes):
+    """A class that looks like this one, and has these as well."""
+    return type(below)(below.__name__, (below,), {
+        "__slots__": (), "__module__": below.__module__, "__qualname__": below.__qualname__, **attributes})
+
+
 async def _probe(Recorder self):
     # Two steps of a task: what starts it, and what wakes it up. Both must lead to the task.
+    cdef PyObject *own
+    cdef object below, kind = None
     loop = self.loop
     seen = []
+    original = loop.call_soon
+
+    def look(callback, *arguments, **named):
+        seen.append((type(callback), getattr(callback, "__self__", None)))
+        return original(callback, *arguments, **named)
+
+    async def waits(future):
+        await future
+
+    own = fs_own(loop, "call_soon")
+    before = <object>own if own != NULL else None
+    below = type(loop)
     try:
-        before = loop.__dict__.get("call_soon")
-        original = loop.call_soon
-
-        def look(callback, *arguments, **named):
-            seen.append((type(callback), getattr(callback, "__self__", None)))
-            return original(callback, *arguments, **named)
-
-        async def waits(future):
-            await future
-
-        loop.call_soon = look
-    except (AttributeError, TypeError):   # a loop without attributes of its own
+        if before is None:
+            kind = _above(below, {"call_soon": staticmethod(look)})
+            loop.__class__ = kind
+    except Exception:
+        kind = None
+    try:
+        if kind is None:
+            loop.call_soon = look
+    except (AttributeError, TypeError):   # a loop that is as it is
         return False
     try:
         future = loop.create_future()
@@ -1385,7 +1435,10 @@ async def _probe(Recorder self):
         future.set_result(None)
         await task
     finally:
-        if loop.__dict__.get("call_soon") is look:
+        if kind is not None:
+            if type(loop) is kind:
+                loop.__class__ = below
+        elif loop.__dict__.get("call_soon") is look:
             if before is None:
                 del loop.call_soon
             else:
@@ -1400,8 +1453,15 @@ async def _probe(Recorder self):
 # ----------------------------------------------------------------------------------------------- other hooks
 
 
+@cython.final
 cdef class Hook:
-    """What stands in the place of a method of the loop."""
+    """What stands in the place of a method of the loop: in the class that the loop has meanwhile, or among its attributes."""
+
+    def __get__(self, loop, kind):
+        if loop is self.recorder.loop:
+            return self.ours
+        method = getattr(self.below, self.name)   # of the class, or of a loop that was made by it: none of ours
+        return method if loop is None else types.MethodType(method, loop)
 
 
 cdef class Job:
