@@ -291,6 +291,7 @@ cdef enum Kind:
 cdef class Endpoint:
     # A compiled Route.
     cdef object handler, route
+    cdef object path              # of the route
     cdef Kind kind
     cdef bint blocking            # plain generators of this handler are iterated in the pool
     cdef bint cancel_on_disconnect
@@ -303,6 +304,7 @@ cdef class Endpoint:
 
     def __init__(self, route):
         self.route = route
+        self.path = route.path
         self.handler = route.handler
         self.kind = {"coroutine": COROUTINE, "inline": INLINE, "thread": THREAD}[route.kind]
         self.blocking = route.blocking
@@ -814,7 +816,7 @@ cdef class NativeHandler(Handler):
         call.base_context = self.context
         call.status = 200
         if exchange.trace is not None and type(found) is Endpoint:
-            exchange.trace.route((<Endpoint>found).route.path, (<Endpoint>found).handler)
+            exchange.trace.route((<Endpoint>found).path, (<Endpoint>found).handler)
         if type(found) is Endpoint:
             call.endpoint = <Endpoint>found
             call.cancel_on_disconnect = call.endpoint.cancel_on_disconnect
@@ -871,7 +873,7 @@ cdef class NativeHandler(Handler):
         call.cancel_on_disconnect = endpoint.cancel_on_disconnect
         exchange.call = call
         if exchange.trace is not None:
-            exchange.trace.route(endpoint.route.path, endpoint.handler)
+            exchange.trace.route(endpoint.path, endpoint.handler)
         call.request()
         return call.start()
 

@@ -131,12 +131,13 @@ cdef class Recorder(Lens):
     cdef size_t _known_size, _known_used
 
     cdef void broke(self, object error) noexcept
+    cdef void failed(self) noexcept
     cdef int _calibrate(self) except -1
     cdef int _switched(self) except -1
     cdef bint _follow(self) noexcept
     cdef int _install(self) except -1
     cdef int _remove(self) except -1
-    cdef TaskTrace find(self, PyObject *task)
+    cdef PyObject *find(self, PyObject *task) noexcept
     cdef int list_task(self, TaskTrace trace, object task) except -1
     cdef int forget(self, TaskTrace trace) noexcept
     cdef TaskTrace new_task(self, RequestTrace of, str name, uint32_t flags, uint32_t of_what, int64_t now)
@@ -145,7 +146,6 @@ cdef class Recorder(Lens):
     cdef int suspended(self, TaskTrace trace, PyObject *coro, int64_t now) except -1
     cdef void woken(self, TaskTrace trace, uint64_t waker, int64_t now) noexcept
     cdef void ended(self, TaskTrace trace, unsigned outcome, int64_t now) noexcept
-    cdef object scheduled(self, object callback, PyObject *owner, object future)
     cdef TaskTrace adopt(self, object task, int64_t now)
     cdef uint32_t stack_of(self, object coro, uint32_t *wait) except? 0
     cdef uint32_t _new_stack(self, void *frames, int count, object awaited, object through, uint64_t hash, uint32_t *wait) except? 0
@@ -154,7 +154,8 @@ cdef class Recorder(Lens):
     cdef void _interrupt(self, TaskTrace trace, int64_t now) noexcept
     cdef int _hook(self, str name) except -1
     cdef int _swap(self) except -1
-    cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0
+    cdef int _wake(self, TaskTrace trace, PyObject *future) except -1
+    cdef uint64_t _waker(self, TaskTrace trace, PyObject *future) except? 0
     cdef int _destroyed(self, object task) except -1
     cdef int _unawaited(self, object coro, RequestTrace of, uint32_t task) except -1
     cdef uint32_t _here(self, object coro, uint32_t *flags) except? 0

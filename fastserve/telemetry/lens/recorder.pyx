@@ -37,7 +37,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memmove
 
 from fastserve.protocol.board cimport FLIGHT_READY, FLIGHT_RUNNING, FLIGHT_WAITING, Flight
 from fastserve.protocol.lens cimport (
@@ -61,7 +61,6 @@ __all__ = ["Recorder"]
 
 cdef enum:
     FRAMES_MAX = 64      # of a stack; what is deeper loses its middle
-    ARGUMENTS_MAX = 8    # of call_soon(), with the callback and the keywords; with more the step is not seen
     SLAB_FIRST = 64      # events of one request that are held back in mode slow: room at first,
     SLAB_MAX = 1024      # and at most
     TRIALS = 32
@@ -202,6 +201,50 @@ cdef extern from *:
     static inline int fs_is_plain_future(PyObject *thing) { return fs_future_cancelled != NULL && Py_IS_TYPE(thing, fs_future_type); }
     static inline PyObject *fs_plain_cancelled(PyObject *future) { return fs_future_cancelled(future, NULL); }
 
+    static inline int fs_is_number(PyObject *thing) { return PyFloat_Check(thing) || PyLong_Check(thing); }
+
+    /* Call what we stand for; `instead`, if any, in the place of the argument `at`. Of a method the function is called at once:
+     * the method would copy the arguments again. */
+    enum { FS_ARGUMENTS = 12 };
+    static PyObject *fs_pass(PyObject *original, PyObject *instead, int at, PyObject **arguments, Py_ssize_t count, PyObject *names) {
+      PyObject *some[FS_ARGUMENTS + 2], **all = some, *result;
+      Py_ssize_t number = count + (names == NULL ? 0 : PyTuple_GET_SIZE(names)), i;
+      if (number > FS_ARGUMENTS) {
+        all = PyMem_Malloc((number + 2) * sizeof *all);
+        if (all == NULL) return PyErr_NoMemory();
+      }
+      for (i = 0; i < number; i++) all[2 + i] = arguments[i];
+      if (instead != NULL) all[2 + at] = instead;
+      if (PyMethod_Check(original)) {
+        all[1] = PyMethod_GET_SELF(original);
+        result = PyObject_Vectorcall(PyMethod_GET_FUNCTION(original), all + 1, (count + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+      } else
+        result = PyObject_Vectorcall(original, all + 2, count | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+      if (all != some) PyMem_Free(all);
+      return result;
+    }
+
+    /* Traces come and go with each request. Cython keeps no free list of a class that has a base in another module. */
+    enum { FS_SPARE = 64 };
+    static PyObject *fs_spare[FS_SPARE];
+    static int fs_spares;
+    static PyObject *fs_trace_alloc(PyTypeObject *type, Py_ssize_t items) {
+      PyObject *trace;
+      if (fs_spares == 0) return PyType_GenericAlloc(type, items);
+      trace = fs_spare[--fs_spares];
+      memset(trace, 0, type->tp_basicsize);
+      return PyObject_Init(trace, type);
+    }
+    static void fs_trace_free(void *trace) {
+      if (fs_spares < FS_SPARE) fs_spare[fs_spares++] = trace;
+      else PyObject_Free(trace);
+    }
+    static void fs_keep_spare(PyObject *type) {
+      if (PyType_IS_GC((PyTypeObject *)type) || ((PyTypeObject *)type)->tp_flags & Py_TPFLAGS_HEAPTYPE) return;
+      ((PyTypeObject *)type)->tp_alloc = fs_trace_alloc;
+      ((PyTypeObject *)type)->tp_free = fs_trace_free;
+    }
+
     static int fs_line_of(PyObject *code, int offset) { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
 
     static inline int fs_is_future(PyObject *thing) { return PyObject_TypeCheck(thing, fs_future_type); }
@@ -248,7 +291,7 @@ cdef extern from *:
     bint fs_frame_at(object thing, fs_frame *out)
     object fs_coroutine_inside(object thing)
     object fs_object_inside(object thing)
-    PyObject *fs_owner(object callback)
+    PyObject *fs_owner(PyObject *callback)
     ctypedef PyObject *(*fs_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *) except NULL
     object fs_bind(int which, fs_method function, object self)
     bint fs_is_future(object thing)
@@ -259,6 +302,9 @@ cdef extern from *:
     bint fs_is_plain_future(object thing)
     object fs_plain_cancelled(object future)
     int fs_line_of(PyObject *code, int offset)
+    bint fs_is_number(PyObject *thing)
+    PyObject *fs_pass(PyObject *original, PyObject *instead, int at, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL
+    void fs_keep_spare(object kind)
 
 cdef extern from "Python.h":
     ctypedef struct PyFrameObject:
@@ -282,6 +328,7 @@ cdef object Future = asyncio.Future
 cdef object _current_task = asyncio.current_task
 cdef dict _current_tasks = tasks_by_loop()
 fs_know_future(Future)
+fs_keep_spare(RequestTrace)
 cdef str ANYIO = "anyio._backends._asyncio"
 cdef str UNAWAITED = "_warn_unawaited_coroutine"
 cdef object _anyio_before = None    # what stood where our _run_sync stands now
@@ -483,52 +530,21 @@ cdef class RequestTrace(Trace):
 
     cdef void enter(self, object coro) noexcept:
         cdef Recorder recorder = self.recorder
-        cdef TaskTrace root = self.root
-        cdef int64_t now = precise_now()
+        cdef int64_t now
         if recorder.broken:
             return
-        if root is not None:
-            recorder.begin_slice(root, now)
-            return
-        if coro is None:
-            return   # it has ended, and still takes steps
-        try:
-            root = self.root = recorder.new_task(
-                self, _name_of(coro if self.handler is None else self.handler), SPAWN_ROOT,
-                0 if self.pattern is None else recorder.area.familiar_id(self.pattern), now)
-        except BaseException as error:
-            recorder.broke(error)
-            return
-        self.handler = None
-        root.ready = now
-        self.first_task = root.number
-        recorder.begin_slice(root, now)
+        now = precise_now()
+        if self.root is None:
+            if coro is None:
+                return   # it has ended, and still takes steps
+            if (<TakesRoot>_take_root)(self, coro, now) < 0:
+                recorder.failed()
+                return
+        recorder.begin_slice(self.root, now)
 
     cdef void suspend(self, object coro, object yielded) noexcept:
-        cdef Recorder recorder = self.recorder
-        cdef TaskTrace root = self.root
-        cdef int64_t now = precise_now()
-        cdef Marker marker
-        if root is None or recorder.broken:
-            return
-        try:
-            recorder.suspended(root, <PyObject *>coro, now)
-            if root.handed:
-                if yielded is None and coro is not None:
-                    recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)   # it only gave others a turn
-                return
-            if coro is None:
-                return
-            if yielded is None:
-                root.handed = True   # nothing is handed back: asyncio's first step is the next slice
-                recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)
-            elif recorder.bracketed and fs_is_future(yielded):
-                marker = Marker.__new__(Marker)
-                marker.trace = root
-                self.marker = marker
-                yielded.add_done_callback(marker)
-        except BaseException as error:
-            recorder.broke(error)
+        if self.root is not None and not self.recorder.broken and (<Suspends>_suspend)(self, coro, yielded) < 0:
+            self.recorder.failed()
 
     cdef void end(self) noexcept:
         if self.root is not None and not self.recorder.broken:
@@ -603,6 +619,84 @@ cdef class RequestTrace(Trace):
         except BaseException as error:
             self.recorder.broke(error)
             return None
+
+
+# What these raise is taken where they are called, by their result: a `try` around each would cost as much as what they do.
+ctypedef int (*Suspends)(RequestTrace, object, object) noexcept
+ctypedef int (*TakesRoot)(RequestTrace, object, int64_t) noexcept
+ctypedef PyObject *(*Sees)(Recorder, PyObject **, Py_ssize_t) noexcept
+ctypedef PyObject *(*Dues)(Recorder, PyObject *, PyObject *, bint) noexcept
+ctypedef PyObject *(*Begins)(Recorder, const uint8_t *, size_t, Arrival *) noexcept
+
+
+cdef PyObject *_begin(Recorder self, const uint8_t *text, size_t length, Arrival *arrival) except NULL:
+    cdef Header *header = self.area.header
+    cdef uint32_t mode = header.mode
+    cdef RequestTrace trace
+    cdef int64_t parse = arrival.head - arrival.first_byte if arrival.head > arrival.first_byte else 0
+    if not self.hooked or self.timers_hooked != (mode == LENS_FULL):
+        self._install()
+    trace = RequestTrace.__new__(RequestTrace)
+    trace.recorder = self
+    trace.head_at = arrival.head
+    trace.tells = self.server_timing
+    trace.straight = not trace.tells and mode != LENS_SLOW
+    trace.in_kernel = arrival.in_kernel if arrival.flags & KERNEL_KNOWN else -1
+    trace.parse = parse
+    self.requests += 1
+    if self.requests == 0:
+        self.requests = 1
+    trace.request = self.requests
+    if mode == LENS_SLOW:
+        trace.slab = Slab.__new__(Slab)
+        trace.stalls_before = header.stalls
+    self.live += 1
+    header.traced += 1
+    if arrival.flags & FIRST_REQUEST:
+        trace.put(CONN_ACCEPT, arrival.accepted, 0, 0, 0, arrival.connection, 0)
+    trace.put(REQUEST_BEGIN, arrival.head, parse, arrival.flags, arrival.in_kernel, arrival.connection,
+              self.area.request_text(text, length))
+    Py_INCREF(trace)
+    return <PyObject *>trace
+
+
+cdef int _take_root(RequestTrace self, object coro, int64_t now) except -1:
+    cdef Recorder recorder = self.recorder
+    cdef TaskTrace root = recorder.new_task(
+        self, _name_of(coro if self.handler is None else self.handler), SPAWN_ROOT,
+        0 if self.pattern is None else recorder.area.familiar_id(self.pattern), now)
+    self.root = root
+    self.handler = None
+    root.ready = now
+    self.first_task = root.number
+    return 0
+
+
+cdef int _suspend(RequestTrace self, object coro, object yielded) except -1:
+    cdef Recorder recorder = self.recorder
+    cdef TaskTrace root = self.root
+    cdef int64_t now = precise_now()
+    cdef Marker marker
+    recorder.suspended(root, <PyObject *>coro, now)
+    if root.handed:
+        if yielded is None and coro is not None:
+            recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)   # it only gave others a turn
+        return 0
+    if coro is None:
+        return 0
+    if yielded is None:
+        root.handed = True   # nothing is handed back: asyncio's first step is the next slice
+        recorder.woken(root, <uint64_t>BY_SELF << 32 | root.number, now)
+    elif recorder.bracketed and fs_is_future(yielded):
+        marker = Marker.__new__(Marker)
+        marker.trace = root
+        self.marker = marker
+        yielded.add_done_callback(marker)
+    return 0
+
+
+cdef int _raised() except -1:
+    return -1   # as whoever has set an exception does
 
 
 cdef PyObject *_running(object loop) except? NULL:
@@ -737,6 +831,13 @@ cdef class Recorder(Lens):
         except BaseException:
             pass
 
+    cdef void failed(self) noexcept:
+        # What was called has raised.
+        try:
+            _raised()
+        except BaseException as error:
+            self.broke(error)
+
     cdef int _calibrate(self) except -1:
         # What does one traced request cost here, that waits for nothing? An estimate, for whoever decides how much to trace.
         cdef Header *header = self.area.header
@@ -790,51 +891,29 @@ cdef class Recorder(Lens):
         return True
 
     cdef Trace begin(self, const uint8_t *text, size_t length, Arrival *arrival):
-        cdef Header *header = self.area.header
-        cdef uint32_t mode = header.mode
-        cdef RequestTrace trace
-        cdef int64_t first = arrival.first_byte
-        try:
-            if not self.hooked or self.timers_hooked != (mode == LENS_FULL):
-                self._install()
-            trace = RequestTrace.__new__(RequestTrace)
-            trace.recorder = self
-            trace.head_at = arrival.head
-            trace.tells = self.server_timing
-            trace.straight = not trace.tells and mode != LENS_SLOW
-            trace.in_kernel = arrival.in_kernel if arrival.flags & KERNEL_KNOWN else -1
-            trace.parse = arrival.head - first if arrival.head > first else 0
-            self.requests += 1
-            if self.requests == 0:
-                self.requests = 1
-            trace.request = self.requests
-            if mode == LENS_SLOW:
-                trace.slab = Slab.__new__(Slab)
-                trace.stalls_before = header.stalls
-            self.live += 1
-            header.traced += 1
-            if arrival.flags & FIRST_REQUEST:
-                trace.put(CONN_ACCEPT, arrival.accepted, 0, 0, 0, arrival.connection, 0)
-            trace.put(REQUEST_BEGIN, arrival.head, arrival.head - first if arrival.head > first else 0, arrival.flags,
-                      arrival.in_kernel, arrival.connection, self.area.request_text(text, length))
-            return trace
-        except BaseException as error:
-            self.broke(error)
+        cdef PyObject *begun = (<Begins>_begin)(self, text, length, arrival)
+        cdef Trace trace
+        if begun == NULL:
+            self.failed()
             return None
+        trace = <Trace>begun
+        Py_DECREF(trace)   # it was ours already
+        return trace
 
     cdef Trace here(self):
         return None if self.current is None else self.current.of
 
     # --- the tasks of traced requests ---
 
-    cdef TaskTrace find(self, PyObject *task):
+    cdef PyObject *find(self, PyObject *task) noexcept:
+        """Its TaskTrace, borrowed; NULL: it has none."""
         cdef size_t mask = self._places_size - 1
         cdef size_t at = (<size_t>task >> 4) & mask
         while self._places[at].task != NULL:
             if self._places[at].task == task:
-                return <TaskTrace>self._places[at].trace
+                return self._places[at].trace
             at = (at + 1) & mask
-        return None
+        return NULL
 
     cdef int list_task(self, TaskTrace trace, object task) except -1:
         cdef size_t size, mask, at, i
@@ -1022,42 +1101,21 @@ cdef class Recorder(Lens):
 
     # --- the hook ---
 
-    cdef object scheduled(self, object callback, PyObject *owner, object future):
-        """Something is to run soon: is it a step of ours? Returns what is to run instead, or None for nothing."""
-        cdef TaskTrace trace, current
-        cdef Step step
-        cdef uint64_t waker
-        cdef int64_t now
-        if type(callback) is Marker:
-            trace = (<Marker>callback).trace
-            self.woken(trace, self._waker(trace, future), precise_now())
-            return None   # to be seen was all it was there for
-        trace = self.find(owner)
-        if trace is None:
-            if self.current is None or type(callback) is not self.step_type or not isinstance(<object>owner, Task):
-                return callback
-            trace = self.adopt(<object>owner, precise_now())
-        elif trace.coro == NULL:
-            # The handler's own: HandlerCall tells its slices. Its first step hands back what the first slice has yielded.
-            if trace.handed:
-                self.woken(trace, self._waker(trace, future), precise_now())
-            return callback
-        else:
-            self.woken(trace, self._waker(trace, future), precise_now())
-        step = Step.__new__(Step)
-        step.trace = trace
-        step.callback = callback
-        return step
+    cdef int _wake(self, TaskTrace trace, PyObject *future) except -1:
+        # A callback of this task is to run soon; future: what it gets, or NULL.
+        if trace.running or trace.ready == 0:   # the first one counts
+            self.woken(trace, self._waker(trace, future), 0 if trace.running else precise_now())
+        return 0
 
-    cdef uint64_t _waker(self, TaskTrace trace, object future) except? 0:
-        cdef TaskTrace current = self.current
+    cdef uint64_t _waker(self, TaskTrace trace, PyObject *future) except? 0:
+        cdef PyObject *current = <PyObject *>self.current
         cdef PyObject *running
-        cdef uint64_t by = 0 if current is None else current.number
-        if future is not None and _is_cancelled(future):
+        cdef uint64_t by = 0 if self.current is None else self.current.number
+        if future != NULL and _is_cancelled(<object>future):
             return <uint64_t>BY_CANCEL << 32 | by
-        if current is trace:
+        if current == <PyObject *>trace:
             return <uint64_t>BY_SELF << 32 | by
-        if current is not None:
+        if self.current is not None:
             return <uint64_t>BY_TASK << 32 | by
         if self.cause:
             return self.cause
@@ -1174,10 +1232,13 @@ cdef class Recorder(Lens):
 
     cdef int _destroyed(self, object task) except -1:
         # The loop says so of a pending task, while that is taken apart.
-        cdef TaskTrace trace = self.find(<PyObject *>task)
+        cdef PyObject *known = self.find(<PyObject *>task)
+        cdef TaskTrace trace
         cdef object coro = task.get_coro()
         cdef uint32_t stack
-        if trace is None:
+        if known != NULL:
+            trace = <TaskTrace>known
+        else:
             trace = self._gone.pop(<size_t><PyObject *>task, None)
             if trace is None or trace.coro != <PyObject *>coro:
                 return 0   # another one, at the same address
@@ -1354,43 +1415,85 @@ cdef PyObject *_call_soon(PyObject *self_, PyObject **arguments, Py_ssize_t coun
     """loop.call_soon, as long as a traced request lives."""
     cdef Hook hook = <Hook>self_
     cdef Recorder self = hook.recorder
-    cdef PyObject *changed[ARGUMENTS_MAX]
-    cdef PyObject *owner
-    cdef Py_ssize_t all = count
-    cdef object callback, instead
-    if names != NULL:
-        all += PyTuple_GET_SIZE(<object>names)
-    if count < 1 or all > ARGUMENTS_MAX or not self.hooked or self.broken:
-        return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
-    callback = <object>arguments[0]
-    instead = callback
-    try:
-        owner = fs_owner(callback)
-        if owner != NULL:
-            if self._places_used:
-                instead = self.scheduled(callback, owner, <object>arguments[1] if count > 1 else None)
-            elif self.live == 0 and self.area.header.mode < LENS_SLOW:
-                self._remove()   # nobody is traced any more
-        elif type(callback) is self.step_type:
-            if self._places_used or self.current is not None:
-                task = callback.__self__
-                instead = self.scheduled(callback, <PyObject *>task, None)
-        elif type(callback) is Marker:
-            instead = self.scheduled(callback, NULL, <object>arguments[1] if count > 1 else None)
-            if instead is None:
-                Py_INCREF(None)
-                return <PyObject *>None
-    except BaseException as error:
-        self.broke(error)
-        instead = callback
-    if instead is callback:
-        if self.current is None or count != 2 or type(callback) is Because or not fs_is_future(<object>arguments[1]):
-            return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
+    cdef PyObject *instead
+    if count < 1 or not self.hooked or self.broken:
+        return fs_pass(<PyObject *>hook.original, NULL, 0, arguments, count, names)
+    instead = (<Sees>_seen)(self, arguments, count)
+    if instead == arguments[0]:
+        return fs_pass(<PyObject *>hook.original, NULL, 0, arguments, count, names)
+    if instead == NULL:
+        self.failed()
+        return fs_pass(<PyObject *>hook.original, NULL, 0, arguments, count, names)
+    if instead == <PyObject *>None:
+        Py_INCREF(None)
+        return instead
+    return _in_place(hook, instead, 0, arguments, count, names)
+
+
+cdef PyObject *_in_place(Hook hook, PyObject *instead, int at, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL:
+    cdef object kept = <object>instead
+    Py_DECREF(kept)   # it was ours already
+    return fs_pass(<PyObject *>hook.original, instead, at, arguments, count, names)
+
+
+cdef inline PyObject *_seen(Recorder self, PyObject **arguments, Py_ssize_t count) except NULL:
+    """This is to run soon: is it a step of ours? Returns what is to run: the callback, borrowed; what stands for it, a new
+    reference; or None, borrowed, for nothing."""
+    cdef PyObject *callback = arguments[0]
+    cdef PyObject *owner = fs_owner(callback)
+    cdef PyObject *known
+    if owner != NULL and self._places_used:
+        known = self.find(owner)
+        if known != NULL and (<TaskTrace>known).coro == NULL:
+            # The handler's own: HandlerCall tells its slices. Its first step hands back what the first slice has yielded.
+            if (<TaskTrace>known).handed:
+                self._wake(<TaskTrace>known, arguments[1] if count > 1 else NULL)
+            return callback
+    elif owner != NULL and self.live == 0 and self.area.header.mode < LENS_SLOW:
+        self._remove()   # nobody is traced any more
+        return callback
+    return _seen_other(self, callback, owner, arguments[1] if count > 1 else NULL, count == 2)
+
+
+cdef PyObject *_seen_other(Recorder self, PyObject *callback, PyObject *owner, PyObject *future, bint alone) except NULL:
+    # alone: it is all that the callback gets
+    cdef PyObject *kind = <PyObject *>Py_TYPE(<object>callback)
+    cdef PyObject *known
+    cdef TaskTrace trace
+    cdef Step step
+    cdef object task, because
+    if kind == <PyObject *>self.step_type:
+        if self._places_used == 0 and self.current is None:
+            return callback
+        task = (<object>callback).__self__
+        owner = <PyObject *>task   # which the callback holds
+    elif kind == <PyObject *>Marker:
+        self._wake((<Marker>callback).trace, future)
+        return <PyObject *>None   # to be seen was all it was there for
+    known = self.find(owner) if owner != NULL else NULL
+    if known != NULL:
+        trace = <TaskTrace>known
+        if trace.coro == NULL:   # a handler's first step
+            if trace.handed:
+                self._wake(trace, future)
+            return callback
+        self._wake(trace, future)
+    elif self.current is None:
+        return callback
+    elif kind == <PyObject *>self.step_type and isinstance(<object>owner, Task):
+        trace = self.adopt(<object>owner, precise_now())
+    elif alone and fs_is_future(<object>future) and kind != <PyObject *>Because:
         # What a task has completed tells others of it: gather() and TaskGroup wake up who waits for it.
-        instead = _because(self, callback)
-    memcpy(changed, arguments, all * sizeof(PyObject *))
-    changed[0] = <PyObject *>instead
-    return PyObject_Vectorcall(<PyObject *>hook.original, changed, count, names)
+        because = _because(self, <object>callback)
+        Py_INCREF(because)
+        return <PyObject *>because
+    else:
+        return callback
+    step = Step.__new__(Step)
+    step.trace = trace
+    step.callback = <object>callback
+    Py_INCREF(step)
+    return <PyObject *>step
 
 
 cdef object _above(object below, dict attributes):
@@ -1675,6 +1778,8 @@ cdef object _because(Recorder self, object callback):
     return because
 
 
+@cython.final
+@cython.freelist(64)
 cdef class Due:
     """A callback of a timer that a traced task has set."""
     cdef Recorder recorder
@@ -1699,41 +1804,36 @@ cdef class Due:
         return repr(self.callback)
 
 
-cdef object _due(Hook hook, object callback, object moment, bint absolute):
-    """What is to run at that moment in place of the callback of a timer."""
-    cdef Recorder self = hook.recorder
+cdef PyObject *_due(Recorder self, PyObject *callback, PyObject *moment, bint absolute) except NULL:
+    """What is to run at that moment in place of the callback of a timer: a new reference."""
     cdef double seconds
     cdef Due due
-    if not callable(callback) or type(callback) is Due or not isinstance(moment, (int, float)):
+    if not fs_is_number(moment) or not callable(<object>callback) or type(<object>callback) is Due:
+        Py_INCREF(<object>callback)
         return callback
-    seconds = moment - self.loop.time() if absolute else moment
+    seconds = <object>moment
+    if absolute:
+        seconds -= <double>self.loop.time()
     due = Due.__new__(Due)
     due.recorder = self
     due.of = self.current.of
     due.task = self.current.number
     due.due = precise_now() + <int64_t>(seconds * 1e9)
-    due.callback = callback
-    return due
+    due.callback = <object>callback
+    Py_INCREF(due)
+    return <PyObject *>due
 
 
 cdef PyObject *_timed(PyObject *self_, PyObject **arguments, Py_ssize_t count, PyObject *names, bint absolute) except NULL:
     cdef Hook hook = <Hook>self_
     cdef Recorder self = hook.recorder
-    cdef PyObject *changed[ARGUMENTS_MAX]
-    cdef Py_ssize_t all = count
-    cdef object instead
-    if names != NULL:
-        all += PyTuple_GET_SIZE(<object>names)
-    if count < 2 or all > ARGUMENTS_MAX or self.current is None or self.broken:
-        return PyObject_Vectorcall(<PyObject *>hook.original, arguments, count, names)
-    try:
-        instead = _due(hook, <object>arguments[1], <object>arguments[0], absolute)
-    except BaseException as error:
-        self.broke(error)
-        instead = <object>arguments[1]
-    memcpy(changed, arguments, all * sizeof(PyObject *))
-    changed[1] = <PyObject *>instead
-    return PyObject_Vectorcall(<PyObject *>hook.original, changed, count, names)
+    cdef PyObject *instead
+    if count >= 2 and self.current is not None and not self.broken:
+        instead = (<Dues>_due)(self, arguments[1], arguments[0], absolute)
+        if instead != NULL:
+            return _in_place(hook, instead, 1, arguments, count, names)
+        self.failed()
+    return fs_pass(<PyObject *>hook.original, NULL, 0, arguments, count, names)
 
 
 cdef PyObject *_call_later(PyObject *self, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL:
@@ -1755,7 +1855,7 @@ def _create_task(Hook hook):
         if parent is None or self.broken or self.current is not parent:
             return task
         try:
-            if isinstance(task, Task) and not task.done() and self.find(<PyObject *>task) is None:
+            if isinstance(task, Task) and not task.done() and self.find(<PyObject *>task) == NULL:
                 trace = self.adopt(task, began)
                 trace.began = began
                 trace.running = True
