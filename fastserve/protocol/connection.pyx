@@ -637,6 +637,7 @@ cdef class Connection(Channel):
         # The lens is on, and wants this one.
         cdef fs_request_head *head = &self.conn.head
         cdef Arrival arrival
+        cdef Trace trace
         cdef fs_field *parent
         cdef uint8_t copy[TRACED_TEXT]   # "METHOD /path": what is asked for stays the client's and ours
         cdef const uint8_t *text = data + head.method.off
@@ -671,19 +672,20 @@ cdef class Connection(Channel):
             self.service.traced_connections += 1
             self._number = self.service.traced_connections
         arrival.connection = self._number
-        exchange.trace = self.service.lens.begin(text, method + 1 + path, &arrival)
+        trace = exchange.trace = self.service.lens.begin(text, method + 1 + path, &arrival)
         self._last_trace = None
-        if exchange.trace is not None and exchange.flight >= 0:
-            exchange.trace.flight = &self.service.seat.flights[exchange.flight]
-            exchange.trace.flight.request = exchange.trace.request
-            exchange.trace.flight.state = 0
-        if exchange.trace is not None and exchange.trace.tells:
-            exchange.trace.tells = _is_here(exchange)
-            exchange.trace.trails = exchange.trace.tells and _takes_trailers(exchange)
-        if exchange.trace is not None:
-            parent = _parent_of(exchange)
-            if parent != NULL:
-                exchange.trace.parent(data + parent.value, TRACEPARENT_LEN)
+        if trace is None:
+            return 0
+        if exchange.flight >= 0:
+            trace.flight = &self.service.seat.flights[exchange.flight]
+            trace.flight.request = trace.request
+            trace.flight.state = 0
+        if trace.tells:
+            trace.tells = _is_here(exchange)
+            trace.trails = trace.tells and _takes_trailers(exchange)
+        parent = _parent_of(exchange)
+        if parent != NULL:
+            trace.parent(data + parent.value, TRACEPARENT_LEN)
         return 0
 
     cdef Trace _answered(self):

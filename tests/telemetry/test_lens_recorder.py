@@ -1359,7 +1359,7 @@ def test_who_has_kept_our_function_puts_it_back_as_he_found_it(run: Any) -> None
 
         async def handler() -> str:
             original = loop.call_soon
-            loop.call_soon = lambda *arguments, **named: original(*arguments, **named)  # type: ignore[method-assign, assignment]
+            loop.call_soon = lambda *arguments, **named: original(*arguments, **named)  # type: ignore[method-assign]
             await asyncio.sleep(0.001)
             loop.call_soon = original  # type: ignore[method-assign]
             await asyncio.sleep(0.001)

@@ -157,7 +157,7 @@ cdef extern from *:
 cdef enum:
     RING_EVENTS = 65536      # a power of two
     EVENTS_AHEAD = 4
-    FAMILIAR = 64            # texts known by their address; a power of two
+    FAMILIAR = 512           # texts known by their address, few of which share a place; a power of two
 
 
 cdef class LensMemory:

@@ -83,16 +83,23 @@ cdef class Marker:
     cdef TaskTrace trace
 
 
+ctypedef PyObject *(*Called)(PyObject *self, PyObject **arguments, size_t count, PyObject *names) except NULL
+ctypedef PyObject *(*Method)(PyObject *self, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL
+
+
 cdef class Step:
     cdef TaskTrace trace
     cdef object callback
+    cdef Called called
 
 
 @cython.final
 cdef class Hook:             # of a method of the loop
     cdef Recorder recorder
     cdef str name
-    cdef object ours             # the function
+    cdef Called called
+    cdef Method function         # in C, of `self`; NULL: it is one in Python
+    cdef object ours             # that function, as the loop's attribute
     cdef object before           # what the loop had there of its own, or None
     cdef object original         # what we call: that, or the method
     cdef object below            # the class of the loop under that which this stands in

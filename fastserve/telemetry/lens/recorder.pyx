@@ -224,6 +224,16 @@ cdef extern from *:
       return result;
     }
 
+    /* Have objects of this class called without a tuple of arguments: by the function that stands at this offset in each. method:
+     * as an attribute of a class, with the object as the first argument, and no bound method is made. */
+    static void fs_called_by(PyObject *type, Py_ssize_t offset, int method) {
+      PyTypeObject *called = (PyTypeObject *)type;
+      called->tp_vectorcall_offset = offset;
+      called->tp_call = PyVectorcall_Call;
+      called->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | (method ? Py_TPFLAGS_METHOD_DESCRIPTOR : 0);
+      PyType_Modified(called);
+    }
+
     /* Traces come and go with each request. Cython keeps no free list of a class that has a base in another module. */
     enum { FS_SPARE = 64 };
     static PyObject *fs_spare[FS_SPARE];
@@ -305,18 +315,19 @@ cdef extern from *:
     bint fs_is_number(PyObject *thing)
     PyObject *fs_pass(PyObject *original, PyObject *instead, int at, PyObject **arguments, Py_ssize_t count, PyObject *names) except NULL
     void fs_keep_spare(object kind)
+    void fs_called_by(object kind, Py_ssize_t offset, bint method)
 
 cdef extern from "Python.h":
     ctypedef struct PyFrameObject:
         pass
 
     PyObject *PyObject_Vectorcall(PyObject *function, PyObject **arguments, size_t count, PyObject *names) except NULL
-    object PyObject_CallObject(object function, object arguments)
     object PyObject_CallMethodNoArgs(object thing, object name)
     PyTypeObject *Py_TYPE(object thing)
     Py_ssize_t PyTuple_GET_SIZE(object names)
     PyFrameObject *PyEval_GetFrame()   # borrowed, or NULL
     Py_ssize_t PyDict_GET_SIZE(object entries)
+    size_t PY_VECTORCALL_ARGUMENTS_OFFSET
 
 logger = logging.getLogger("fastserve")
 
@@ -370,16 +381,8 @@ cdef class Marker:
 cdef class Step:
     """A step of a traced task, in the hands of the loop."""
 
-    def __call__(self, *arguments):
-        cdef TaskTrace trace = self.trace
-        cdef Recorder recorder = trace.of.recorder
-        if recorder.broken or trace.ended:
-            return PyObject_CallObject(self.callback, arguments)
-        recorder.begin_slice(trace, precise_now())
-        try:
-            return PyObject_CallObject(self.callback, arguments)
-        finally:
-            recorder.end_slice(trace)
+    def __cinit__(self):
+        self.called = _run_step
 
     @property
     def __self__(self):
@@ -1200,10 +1203,13 @@ cdef class Recorder(Lens):
             hook.recorder = self
             hook.name = name
             if name == "call_soon":
+                hook.function = _call_soon
                 hook.ours = fs_bind(0, _call_soon, hook)
             elif name == "call_later":
+                hook.function = _call_later
                 hook.ours = fs_bind(1, _call_later, hook)
             elif name == "call_at":
+                hook.function = _call_at
                 hook.ours = fs_bind(2, _call_at, hook)
             else:
                 hook.ours = WRAPPERS[name](hook)
@@ -1553,6 +1559,19 @@ async def _probe(Recorder self):
     return True
 
 
+cdef PyObject *_run_step(PyObject *self_, PyObject **arguments, size_t count, PyObject *names) except NULL:
+    cdef Step self = <Step>self_
+    cdef TaskTrace trace = self.trace
+    cdef Recorder recorder = trace.of.recorder
+    if recorder.broken or trace.ended:
+        return PyObject_Vectorcall(<PyObject *>self.callback, arguments, count, names)
+    recorder.begin_slice(trace, precise_now())
+    try:
+        return PyObject_Vectorcall(<PyObject *>self.callback, arguments, count, names)
+    finally:
+        recorder.end_slice(trace)
+
+
 # ----------------------------------------------------------------------------------------------- other hooks
 
 
@@ -1560,11 +1579,27 @@ async def _probe(Recorder self):
 cdef class Hook:
     """What stands in the place of a method of the loop: in the class that the loop has meanwhile, or among its attributes."""
 
+    def __cinit__(self):
+        self.called = _run_hook
+
     def __get__(self, loop, kind):
         if loop is self.recorder.loop:
             return self.ours
         method = getattr(self.below, self.name)   # of the class, or of a loop that was made by it: none of ours
         return method if loop is None else types.MethodType(method, loop)
+
+
+cdef PyObject *_run_hook(PyObject *self_, PyObject **arguments, size_t count, PyObject *names) except NULL:
+    # As a method: the loop comes first.
+    cdef Hook self = <Hook>self_
+    cdef object method
+    count &= ~PY_VECTORCALL_ARGUMENTS_OFFSET
+    if count and arguments[0] == <PyObject *>self.recorder.loop:
+        if self.function != NULL:
+            return self.function(self_, arguments + 1, count - 1, names)
+        return PyObject_Vectorcall(<PyObject *>self.ours, arguments + 1, count - 1, names)
+    method = getattr(self.below, self.name)
+    return PyObject_Vectorcall(<PyObject *>method, arguments, count, names)
 
 
 cdef class Job:
@@ -1756,18 +1791,23 @@ cdef class Because:
     cdef Recorder recorder
     cdef object callback
     cdef uint64_t cause
+    cdef Called called
 
-    def __call__(self, *arguments):
-        cdef Recorder recorder = self.recorder
-        cdef uint64_t before = recorder.cause
-        recorder.cause = self.cause
-        try:
-            return PyObject_CallObject(self.callback, arguments)
-        finally:
-            recorder.cause = before
+    def __cinit__(self):
+        self.called = _run_because
 
     def __repr__(self):
         return repr(self.callback)
+
+
+cdef PyObject *_run_because(PyObject *self_, PyObject **arguments, size_t count, PyObject *names) except NULL:
+    cdef Because self = <Because>self_
+    cdef uint64_t before = self.recorder.cause
+    self.recorder.cause = self.cause
+    try:
+        return PyObject_Vectorcall(<PyObject *>self.callback, arguments, count, names)
+    finally:
+        self.recorder.cause = before
 
 
 cdef object _because(Recorder self, object callback):
@@ -1787,21 +1827,26 @@ cdef class Due:
     cdef uint32_t task
     cdef int64_t due
     cdef object callback
+    cdef Called called
 
-    def __call__(self, *arguments):
-        cdef Recorder recorder = self.recorder
-        cdef int64_t now = precise_now()
-        cdef uint64_t before = recorder.cause
-        if not recorder.broken:
-            self.of.put(TIMER, self.due, now - self.due if now > self.due else 0, 0, 0, self.task, 0)
-        recorder.cause = <uint64_t>BY_TIMER << 32
-        try:
-            return PyObject_CallObject(self.callback, arguments)
-        finally:
-            recorder.cause = before
+    def __cinit__(self):
+        self.called = _run_due
 
     def __repr__(self):
         return repr(self.callback)
+
+
+cdef PyObject *_run_due(PyObject *self_, PyObject **arguments, size_t count, PyObject *names) except NULL:
+    cdef Due self = <Due>self_
+    cdef int64_t now = precise_now()
+    cdef uint64_t before = self.recorder.cause
+    if not self.recorder.broken:
+        self.of.put(TIMER, self.due, now - self.due if now > self.due else 0, 0, 0, self.task, 0)
+    self.recorder.cause = <uint64_t>BY_TIMER << 32
+    try:
+        return PyObject_Vectorcall(<PyObject *>self.callback, arguments, count, names)
+    finally:
+        self.recorder.cause = before
 
 
 cdef PyObject *_due(Recorder self, PyObject *callback, PyObject *moment, bint absolute) except NULL:
@@ -1873,3 +1918,18 @@ def _create_task(Hook hook):
 cdef dict WRAPPERS = {
     "run_in_executor": _run_in_executor, "create_task": _create_task,
 }
+
+
+cdef int _called_by() except -1:
+    cdef Step step = Step.__new__(Step)
+    cdef Because because = Because.__new__(Because)
+    cdef Due due = Due.__new__(Due)
+    cdef Hook hook = Hook.__new__(Hook)
+    fs_called_by(Step, <char *>&step.called - <char *><PyObject *>step, False)
+    fs_called_by(Because, <char *>&because.called - <char *><PyObject *>because, False)
+    fs_called_by(Due, <char *>&due.called - <char *><PyObject *>due, False)
+    fs_called_by(Hook, <char *>&hook.called - <char *><PyObject *>hook, True)
+    return 0
+
+
+_called_by()
