@@ -1336,6 +1336,12 @@ def test_a_class_above_ours_stays(earlier: bool, run: Any) -> None:
             await server.get()
             await server.settle()
             assert calls and len(server.last().root.awaits) == 1
+            for mode in (Mode.READY, Mode.FULL):  # its hooks go, and others come
+                server.area.set_mode(mode)
+                await server.get()
+                await server.settle()
+                server.recorder.follow()
+            assert len(server.requests()) == 3 and len(server.last().root.awaits) == 1
         assert type(loop).__name__ == "Above"
         calls.clear()
         await asyncio.sleep(0.001)

@@ -1182,8 +1182,9 @@ cdef class Recorder(Lens):
         if self._below is not None:
             if type(self.loop) is self._kind:
                 self.loop.__class__ = self._below
-            else:   # somebody has put a class above ours: it stays, and its hooks only pass on
+            else:   # somebody has put a class above ours: it stays, and its hooks only pass on; the next time others stand on top
                 self._kind = None
+                self._made.clear()
             self._below = None
         for hook in reversed(self._hooks):
             own = fs_own(self.loop, hook.name)
@@ -1196,9 +1197,10 @@ cdef class Recorder(Lens):
         return 0
 
     cdef int _hook(self, str name) except -1:
-        cdef PyObject *before = fs_own(self.loop, name)
+        cdef PyObject *own = fs_own(self.loop, name)
+        cdef object before = <object>own if own != NULL else None
         cdef Hook hook = self._made.get(name)
-        if hook is None or before != NULL:   # made once: in mode sample they come and go with each request
+        if hook is None or before is not None:   # made once: in mode sample they come and go with each request
             hook = self._made[name] = Hook.__new__(Hook)   # above somebody's a new one: that may call the last one
             hook.recorder = self
             hook.name = name
@@ -1213,7 +1215,7 @@ cdef class Recorder(Lens):
                 hook.ours = fs_bind(2, _call_at, hook)
             else:
                 hook.ours = WRAPPERS[name](hook)
-        hook.before = <object>before if before != NULL else None
+        hook.before = before
         hook.original = getattr(self.loop, name)
         self._hooks.append(hook)
         return 0
