@@ -135,9 +135,9 @@ FS_INLINE bool is_usual(const uint8_t *p, size_t len, bool *colon) {
 }
 
 bool fs_host_valid(const uint8_t *p, size_t len) {
-  const uint8_t *end = p + len;
   bool colon;
-  if (len == 0) return false;
+  if (len == 0) return false; /* and `p` may be NULL */
+  const uint8_t *end = p + len;
   if (FS_LIKELY(is_usual(p, len, &colon))) {
     if (!colon) return true;
     const uint8_t *first = memchr(p, ':', len);
