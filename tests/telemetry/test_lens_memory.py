@@ -50,6 +50,20 @@ def test_the_header_says_who_writes_and_where_things_are() -> None:
         memory.area(3)
 
 
+def test_who_starts_leaves_what_was_switched_as_it_is() -> None:
+    """Also for a moment: a supervisor that looked meanwhile took that for a switch to off."""
+    memory = LensMemory(1)
+    memory.set_mode(LensMode(Mode.FULL))
+    area = memory.area(0)
+    switched = area.switches, str(area.mode)
+    looker = os.fork()
+    if looker == 0:
+        os._exit(any((area.switches, str(area.mode)) != switched for _ in range(200_000)))
+    while (ended := os.waitpid(looker, os.WNOHANG))[0] == 0:
+        area.start(0, 1, 1)
+    assert ended[1] == 0
+
+
 def test_the_file_can_be_mapped_by_somebody_else() -> None:
     memory = LensMemory(2, lensfile.memory("lens")[0])
     memory.area(1).start(0, os.getpid(), 1)

@@ -132,19 +132,20 @@ cdef class Area:
         cdef Header *header = self.header
         cdef size_t begin = self.seat * self.memory.area_size
         cdef int at
-        kept = header.mode, header.sample, header.slow_ns, header.switches
+        cdef char *control = <char *>&header.mode        # four fields that others read, and write, at any time
+        cdef char *behind = <char *>&header.ring_head
         used = header.pid != 0
         header.pid = 0
         if used:
             self._wipe(begin)
-        memset(header, 0, sizeof(Header))
+        memset(header, 0, control - <char *>header)
+        memset(behind, 0, <char *>header + sizeof(Header) - behind)
         header.version = 1
         header.slot = slot
         header.seat = self.seat
         header.generation = generation
         header.started_ns = time.monotonic_ns()
         header.started_unix_ns = time.time_ns()
-        header.mode, header.sample, header.slow_ns, header.switches = kept
         header.ring_capacity = RING_EVENTS
         header.text_capacity = TEXT_SIZE
         header.text_offset = PAGE
