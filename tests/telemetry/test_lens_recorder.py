@@ -1118,6 +1118,8 @@ def test_another_loop_of_the_process_is_left_alone(run: Any) -> None:
 def test_a_loop_without_attributes_has_no_dict(mode: str) -> None:
     """With one, each await of everybody's costs hundreds of instructions more."""
 
+    made = sys.version_info >= (3, 14)  # there a change of the class makes one, and nothing may take it
+
     def dicts() -> int:  # a loop of uvloop has several inside, besides
         return sum(type(one) is dict for one in gc.get_referents(asyncio.get_running_loop()))
 
@@ -1126,14 +1128,15 @@ def test_a_loop_without_attributes_has_no_dict(mode: str) -> None:
 
         async def handler() -> str:
             await asyncio.sleep(0)
-            return str(dicts() - before)  # while it is hooked, too
+            return str(dicts() - before <= made)  # while it is hooked, too
 
         async with Traced.serve(app_of(handler), mode=mode) as server:
-            assert dicts() == before
-            assert (await server.get()).endswith(b"0")
+            assert dicts() - before <= made
+            assert (await server.get()).endswith(b"True")
             server.area.set_mode(Mode.STALLS)
-            assert (await server.get()).endswith(b"0")
-            assert dicts() == before
+            assert (await server.get()).endswith(b"True")
+            assert dicts() - before <= made
+            assert not vars(asyncio.get_running_loop())
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(go())
