@@ -1,6 +1,6 @@
-# Entries of a dict by their place: of messages and scopes, which have few keys, and nearly always the same ones.
+# Entries of a dict by their place: of messages, scopes and environs, which have few keys, and nearly always the same ones.
 #
-# Called by: asgi.pyx, asgi_event.pyx. Calls: the headers of the interpreter.
+# Called by: asgi.pyx, asgi_event.pyx, wsgi.pyx. Calls: the headers of the interpreter.
 # Rules:     nothing here knows what a key means; whatever is not as expected goes the usual way.
 from cpython.ref cimport PyObject
 
@@ -38,9 +38,9 @@ cdef extern from *:
      * same object. */
     static PyObject *fs_find(PyObject *dict, PyObject *key) {
       Py_ssize_t count;
-      PyDictUnicodeEntry *entry = fs_entries(dict, &count), *end = entry + count;
+      PyDictUnicodeEntry *entry = fs_entries(dict, &count);
       if (entry != NULL && count <= 8 && PyUnicode_CHECK_INTERNED(key)) {
-        for (; entry < end; entry++) {
+        for (; count > 0; count--, entry++) {
           if (entry->me_key == key) {
             if (entry->me_value != NULL) return entry->me_value;
           } else if (entry->me_key != NULL && !PyUnicode_CHECK_INTERNED(entry->me_key)) {

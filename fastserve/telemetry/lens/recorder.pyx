@@ -4,13 +4,13 @@ Room:    side wing, telemetry. One per event loop; everything it knows hangs on 
 Called:  by Connection, Exchange and the wings through the door (protocol/lens.pxd); by the event loop, whose `call_soon` is ours
          while a traced request lives. Calls Area.
 
-Theory of operation. asyncio starts every step of a Task through loop.call_soon(callback, ...), which it looks up as an attribute
-of the loop. While a traced request lives the loop has another class, an heir of its own that looks like it, in which there is a
-C function of ours; an attribute of the loop itself would make each look-up of any method dearer. Is the callback one of a traced
-task, then the task is ready from now on, and whatever runs now has woken it. For a task that the handler has started a Step goes to the loop in place of the callback: it
-looks at the clock before and after. The handler's own task needs none, for its steps pass through HandlerCall, which tells them
-through the door (enter, suspend, end). A first step that is scheduled while a traced task runs is a child of that task. Tasks
-and coroutines are not touched.
+Theory of operation. asyncio starts every step of a Task through loop.call_soon(callback, ...), which it looks up as an
+attribute of the loop. While a traced request lives the loop has another class, an heir of its own that looks like it, in which
+there is a C function of ours; an attribute of the loop itself would make each look-up of any method dearer. Is the callback
+one of a traced task, then the task is ready from now on, and whatever runs now has woken it. For a task that the handler has
+started a Step goes to the loop in place of the callback: it looks at the clock before and after. The handler's own task needs
+none, for its steps pass through HandlerCall, which tells them through the door (enter, suspend, end). A first step that is
+scheduled while a traced task runs is a child of that task. Tasks and coroutines are not touched.
 
 So the time of a task is cut without a gap: suspended, ready, running, suspended. The first slice of a handler is taken before
 there is a Task (call.pyx); asyncio's first step of it hands back the future that the slice has yielded, and is no slice. What
