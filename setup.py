@@ -55,6 +55,7 @@ MODULES = [
     "telemetry.lens.recorder",
     "telemetry.lens.watchdog",
     "process.lifeline",
+    "process.witness",
 ]
 
 

@@ -44,10 +44,6 @@ def _with_lens(mode: str) -> list[Any]:
         area.start(0, os.getpid(), 1)
         recorder = Recorder(area, loop)
         recorders.append(recorder)
-        if loop.is_running():
-            loop._fastserve_probe = loop.create_task(recorder.probe())  # type: ignore[attr-defined]
-        else:
-            loop.run_until_complete(recorder.probe())
         return plain(loop, *arguments, **{"lens": recorder} | named)
 
     fastserve.protocol.Service = traced  # type: ignore[misc, assignment]

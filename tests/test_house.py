@@ -27,6 +27,7 @@ PROTOCOL_ORDER = (
     "core",
     "limits",
     "timers",
+    "thread",
     "board",
     "lens",
     "wire",

@@ -8,12 +8,12 @@ closed, by the kernel if it must be, the read end is told. PR_SET_PDEATHSIG says
 process changes its credentials later, or runs a set-user-ID program; and there is none off Linux.
 """
 
+cimport fastserve.protocol.thread  # noqa: F401: the C above everything here
+
 cdef extern from *:
     """
     #include <errno.h>
     #include <poll.h>
-    #include <pthread.h>
-    #include <signal.h>
     #include <stdint.h>
     #include <unistd.h>
 
@@ -21,30 +21,19 @@ cdef extern from *:
       int fd = (int)(intptr_t)argument;
       struct pollfd end = {fd, POLLIN, 0};
       char byte;
+      fs_thread_settle("fs-lifeline", fd);
       for (;;) {
         if (poll(&end, 1, -1) < 0) {
           if (errno == EINTR || errno == EAGAIN) continue;
           return 0;
         }
-        if (end.revents & POLLNVAL) return 0; /* the application has closed it: PDEATHSIG is left */
+        if (end.revents & POLLNVAL) return 0; /* the application has closed it, and it was not ours alone: PDEATHSIG is left */
         if (read(fd, &byte, 1) <= 0 && errno != EINTR && errno != EAGAIN) _exit(1);
       }
     }
 
     static int fs_lifeline_start(int fd) {
-      pthread_attr_t attributes;
-      pthread_t thread;
-      sigset_t all, before;
-      int error = pthread_attr_init(&attributes);
-      if (error) return error;
-      pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-      pthread_attr_setstacksize(&attributes, 128 * 1024);
-      sigfillset(&all); /* signals are for the main thread: Python's handlers interrupt its waits */
-      pthread_sigmask(SIG_SETMASK, &all, &before);
-      error = pthread_create(&thread, &attributes, fs_lifeline, (void *)(intptr_t)fd);
-      pthread_sigmask(SIG_SETMASK, &before, 0);
-      pthread_attr_destroy(&attributes);
-      return error;
+      return fs_thread_start(0, 128 * 1024, fs_lifeline, (void *)(intptr_t)fd);
     }
     """
     int fs_lifeline_start(int fd) nogil

@@ -196,7 +196,7 @@ class Server:
                 multiprocess=config.workers > 1,
             )
             self._handler.watch_exceptions(self.on_exception)
-            await self._begin_lens()
+            self._begin_lens()
             await lifespan.startup()
             if self.interface.startswith("asgi") and not lifespan.supported:
                 self._handler.state = None  # a scope has a state only if there is a lifespan to give it one
@@ -280,7 +280,7 @@ class Server:
             self._certificates.reread()
         self._look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look_at_certificates)
 
-    async def _begin_lens(self) -> None:
+    def _begin_lens(self) -> None:
         """A place to record in. Who has no supervisor makes it, and the board that shows what is in flight."""
         board = self._board
         if board is None and self.config.lens_mode.mode is not Mode.OFF:
@@ -294,7 +294,6 @@ class Server:
             self._area.start(self._slot, os.getpid(), board[self._seat].generation)
             self._recorder = Recorder(self._area, asyncio.get_running_loop())
             self._recorder.server_timing = self.config.server_timing
-            await self._recorder.probe()
 
     def follow_lens(self) -> None:
         """Record as the memory of the lens says: at the start, and when it was switched from outside."""

@@ -23,7 +23,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -45,6 +44,7 @@ from fastserve.process.sockets import Listeners
 from fastserve.process.talk import DETAILS_MAX, Talk
 from fastserve.process.tls import Certificates
 from fastserve.process.values import count
+from fastserve.process.witness import testify
 from fastserve.protocol import Board
 from fastserve.telemetry.lens import Area, LensMemory
 
@@ -57,7 +57,6 @@ CANNOT_START = 3
 PR_SET_PDEATHSIG = 1
 SAME_SECONDS = 0.05  # signals this close are one: a wrapper such as timeout(1) sends two, people are slower
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-STACK_MAX = 8192  # characters of a stack that is reported: the innermost frames
 SUPERVISORS = "HUP USR2 TTIN TTOU WINCH"  # signals that mean something to a supervisor only
 
 
@@ -113,7 +112,7 @@ def be(
             for name in SUPERVISORS.split():
                 signal.signal(getattr(signal, f"SIG{name}"), leave_to_supervisor)
             signal.signal(signal.SIGUSR1, lambda *_: logfiles.reopen())
-            threading.Thread(target=_testify, args=[witness], name="fastserve-witness", daemon=True).start()
+            testify(witness)
             inheritance.hooks.call("post_fork", slot=place.slot, pid=os.getpid())
 
             def ready(server: Server) -> None:
@@ -146,16 +145,6 @@ def be(
         sys.stderr.flush()
     finally:
         os._exit(code)
-
-
-def _testify(witness: Talk) -> None:
-    """Tell where the main thread is, when asked. In a thread, with the GIL: safe at any moment, unlike a signal."""
-    main = threading.main_thread().ident
-    while not witness.ended:
-        messages, _ = witness.wait()
-        if messages:
-            frame = sys._current_frames().get(main) if main is not None else None
-            witness.say({"stack": "".join(traceback.format_stack(frame))[-STACK_MAX:]})
 
 
 def leave_to_supervisor(_number: int, _frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ Called:  by AccessLog, some times a second. Calls: the C library.
 Rules:   POSIX write(2): what goes to a pipe in one write of at most PIPE_BUF bytes is not mixed with other writers' bytes,
          so lines to a pipe leave in such pieces; files are opened with O_APPEND. RFC 3164 section 4.1 (syslog's PRI).
 
-The thread needs no GIL: neither does it wait for the event loop, nor the loop for it.
+The thread needs no GIL: neither does it wait for the event loop, nor the loop for it. It has the descriptor to itself.
 """
 
 import errno
@@ -16,14 +16,14 @@ import stat
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
+cimport fastserve.protocol.thread  # noqa: F401: the C above everything here
+
 cdef extern from *:
     """
     #include <errno.h>
+    #include <fcntl.h>
     #include <limits.h>
     #include <poll.h>
-    #include <pthread.h>
-    #include <signal.h>
-    #include <stdbool.h>
     #include <stdint.h>
     #include <stdlib.h>
     #include <string.h>
@@ -39,8 +39,9 @@ cdef extern from *:
       uint8_t *waiting;
       size_t waiting_len, waiting_cap;
       uint64_t dropped;
-      int fd, next_fd, error;
-      bool datagrams, busy, stop, ended, left;
+      char *path; /* of what can be opened again, or NULL */
+      int fd, error;
+      bool datagrams, begun, own_files, reopen, busy, stop, ended, left;
       size_t piece_max;
       char prefix[64];
       size_t prefix_len;
@@ -96,13 +97,23 @@ cdef extern from *:
     }
 
     static void fs_lines_free(fs_line_writer *w) {
-      if (w->fd >= 0) close(w->fd);
-      if (w->next_fd >= 0) close(w->next_fd);
+      free(w->path);
       free(w->waiting);
       pthread_mutex_destroy(&w->lock);
       pthread_cond_destroy(&w->more);
       pthread_cond_destroy(&w->less);
       free(w);
+    }
+
+    /* The file that has the name now. A FIFO that nobody reads is an error, not a wait. */
+    static void fs_lines_open(fs_line_writer *w) {
+      int fd = open(w->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
+      if (fd < 0) {
+        w->error = errno;
+        return;
+      }
+      close(w->fd);
+      w->fd = fd;
     }
 
     static void *fs_lines_thread(void *argument) {
@@ -112,15 +123,22 @@ cdef extern from *:
       struct sockaddr_storage to;
       socklen_t to_len = sizeof to;
       if (w->datagrams && getpeername(w->fd, (struct sockaddr *)&to, &to_len) < 0) to_len = 0;
+      bool own_files = fs_thread_settle("fs-log", w->fd);
       pthread_mutex_lock(&w->lock);
+      w->own_files = own_files;
+      w->begun = true;
       for (;;) {
         w->busy = false;
         pthread_cond_broadcast(&w->less);
-        while (!w->stop && w->waiting_len == 0 && w->next_fd < 0) pthread_cond_wait(&w->more, &w->lock);
-        if (w->next_fd >= 0) {
-          close(w->fd);
-          w->fd = w->next_fd;
-          w->next_fd = -1;
+        while (!w->stop && w->waiting_len == 0 && !w->reopen) pthread_cond_wait(&w->more, &w->lock);
+        if (w->reopen) { /* what waits goes to the new one */
+          w->reopen = false;
+          w->busy = true;
+          pthread_mutex_unlock(&w->lock);
+          fs_lines_open(w);
+          pthread_mutex_lock(&w->lock);
+          w->busy = false;
+          pthread_cond_broadcast(&w->less);
         }
         if (w->waiting_len == 0) {
           if (w->stop) break;
@@ -165,6 +183,7 @@ cdef extern from *:
         w->dropped += lost;
       }
       bool left = w->left;
+      close(w->fd);
       w->ended = true;
       pthread_cond_broadcast(&w->less);
       pthread_mutex_unlock(&w->lock);
@@ -173,17 +192,15 @@ cdef extern from *:
       return 0;
     }
 
-    static int fs_lines_start(fs_line_writer **out, int fd, bool datagrams, size_t piece_max, const char *prefix, size_t prefix_len) {
+    /* Takes `fd`, unless it fails. path: what fs_lines_reopen() opens, or NULL. */
+    static int fs_lines_start(fs_line_writer **out, int fd, const char *path, bool datagrams, size_t piece_max, const char *prefix,
+                              size_t prefix_len) {
       fs_line_writer *w = calloc(1, sizeof *w);
-      pthread_attr_t attributes;
       pthread_condattr_t clock;
-      pthread_t thread;
-      sigset_t all, before;
       int error;
       *out = 0;
       if (!w) return ENOMEM;
       w->fd = fd;
-      w->next_fd = -1;
       w->datagrams = datagrams;
       w->piece_max = piece_max;
       w->owner = getpid();
@@ -197,21 +214,15 @@ cdef extern from *:
       pthread_cond_init(&w->more, 0);
       pthread_cond_init(&w->less, &clock);
       pthread_condattr_destroy(&clock);
-      error = pthread_attr_init(&attributes);
-      if (!error) {
-        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        pthread_attr_setstacksize(&attributes, 128 * 1024);
-        sigfillset(&all); /* signals are for the main thread */
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        error = pthread_create(&thread, &attributes, fs_lines_thread, w);
-        pthread_sigmask(SIG_SETMASK, &before, 0);
-        pthread_attr_destroy(&attributes);
-      }
+      error = path && !(w->path = strdup(path)) ? ENOMEM : fs_thread_start(0, 128 * 1024, fs_lines_thread, w);
       if (error) {
-        w->fd = -1; /* the caller's still */
         fs_lines_free(w);
         return error;
       }
+      pthread_mutex_lock(&w->lock);
+      while (!w->begun) pthread_cond_wait(&w->less, &w->lock);
+      if (w->own_files) close(fd); /* the thread has a copy */
+      pthread_mutex_unlock(&w->lock);
       *out = w;
       return 0;
     }
@@ -273,7 +284,7 @@ cdef extern from *:
       int64_t ns = now.tv_nsec + (int64_t)(seconds * 1e9);
       now.tv_sec += ns / 1000000000;
       now.tv_nsec = ns % 1000000000;
-      while (end ? !w->ended : (w->waiting_len > 0 || w->busy)) {
+      while (end ? !w->ended : (w->waiting_len > 0 || w->busy || w->reopen)) {
         if (pthread_cond_timedwait(&w->less, &w->lock, &now)) break;
       }
     }
@@ -286,10 +297,9 @@ cdef extern from *:
       return empty;
     }
 
-    static void fs_lines_reopen(fs_line_writer *w, int fd) {
+    static void fs_lines_reopen(fs_line_writer *w) {
       pthread_mutex_lock(&w->lock);
-      if (w->next_fd >= 0) close(w->next_fd);
-      w->next_fd = fd;
+      w->reopen = true;
       pthread_cond_signal(&w->more);
       pthread_mutex_unlock(&w->lock);
     }
@@ -321,11 +331,12 @@ cdef extern from *:
       if (ended) fs_lines_free(w);
     }
     """
-    int fs_lines_start(fs_line_writer **out, int fd, bint datagrams, size_t piece_max, const char *prefix, size_t prefix_len)
+    int fs_lines_start(fs_line_writer **out, int fd, const char *path, bint datagrams, size_t piece_max, const char *prefix,
+                       size_t prefix_len)
     bint fs_lines_give(fs_line_writer *w, const uint8_t *data, size_t len, uint64_t lines)
     bint fs_lines_swap(fs_line_writer *w, uint8_t **data, size_t *cap, size_t len, uint64_t lines)
     bint fs_lines_wait(fs_line_writer *w, double seconds) nogil
-    void fs_lines_reopen(fs_line_writer *w, int fd)
+    void fs_lines_reopen(fs_line_writer *w)
     uint64_t fs_lines_dropped(fs_line_writer *w)
     int fs_lines_error(fs_line_writer *w)
     void fs_lines_close(fs_line_writer *w, double seconds) nogil
@@ -342,10 +353,11 @@ cdef class LineWriter:
         cdef int fd, error
         cdef bint datagrams = False
         cdef size_t piece_max = 0
-        cdef bytes prefix = b""
+        cdef bytes prefix = b"", path
+        cdef const char *name = NULL
         self._destination = destination
         self.name = str(destination)
-        if isinstance(destination, str) and (destination == "syslog" or destination.startswith("syslog:")):
+        if _is_syslog(destination):
             fd = _syslog(destination.partition(":")[2])
             datagrams = True
             prefix = b"%bfastserve[%d]: " % (PRIORITY, os.getpid())
@@ -353,7 +365,10 @@ cdef class LineWriter:
             fd = _open(destination)
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
                 piece_max = select.PIPE_BUF
-        error = fs_lines_start(&self._writer, fd, datagrams, piece_max, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
+            if _has_name(destination):
+                path = os.fsencode(destination)
+                name = PyBytes_AS_STRING(path)
+        error = fs_lines_start(&self._writer, fd, name, datagrams, piece_max, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
         if error:
             os.close(fd)
             raise OSError(error, "pthread_create")
@@ -397,9 +412,9 @@ cdef class LineWriter:
 
     def reopen(self):
         """Open the file by its name again; what waits goes to the new one. OSError keeps the old one. Nothing for others."""
-        if self._writer != NULL and isinstance(self._destination, str) and self._destination != "-" \
-                and not self._destination.startswith("syslog"):
-            fs_lines_reopen(self._writer, _open(self._destination))
+        if self._writer != NULL and _has_name(self._destination):
+            os.close(_open(self._destination, os.O_NONBLOCK))   # can it be? By the thread then, among whose descriptors it is
+            fs_lines_reopen(self._writer)
 
     def close(self, double seconds=1.0):
         """Write what waits; give up after `seconds`."""
@@ -410,12 +425,20 @@ cdef class LineWriter:
                 fs_lines_close(writer, seconds)
 
 
-def _open(destination):
+def _is_syslog(destination):
+    return isinstance(destination, str) and (destination == "syslog" or destination.startswith("syslog:"))
+
+
+def _has_name(destination):
+    return isinstance(destination, str) and destination != "-" and not _is_syslog(destination)
+
+
+def _open(destination, flags=0):
     if isinstance(destination, int):
         return os.dup(destination)
     if destination == "-":
         return os.dup(1)
-    return os.open(destination, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
+    return os.open(destination, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | flags, 0o644)
 
 
 def _syslog(str address):

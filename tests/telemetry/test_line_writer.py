@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -168,3 +171,117 @@ def test_a_syslog_daemon_that_was_restarted_is_found_again(tmp_path: Path) -> No
     assert server.recv(9000).endswith(b"]: again")
     writer.close()
     server.close()
+
+
+# ------------------------------------------------------------------------------------------------------ descriptors
+
+
+def threads() -> set[str]:
+    return set(os.listdir("/proc/self/task"))
+
+
+def files(thread: str = "") -> dict[int, str]:
+    """Open descriptors of this thread, or another one, and what they are."""
+    folder = f"/proc/self/task/{thread}/fd" if thread else "/proc/thread-self/fd"
+    found = {}
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):  # the one that lists them
+            found[int(name)] = os.readlink(f"{folder}/{name}")
+    return found
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="a table of its own is Linux's")
+
+
+@needs_linux
+def test_the_thread_has_the_file_to_itself(tmp_path: Path) -> None:
+    """The kernel takes a lock for each use of a descriptor that may be another thread's as well."""
+    path, old = tmp_path / "log", tmp_path / "log.1"
+    with socket.create_server(("127.0.0.1", 0)), open(tmp_path / "other", "w"):
+        before = threads()
+        writer = LineWriter(str(path))
+        (thread,) = threads() - before
+        assert str(path) not in files().values()
+        own = files(thread)
+        assert [name for fd, name in own.items() if fd > 2] == [str(path)]
+        path.rename(old)
+        writer.reopen()
+        writer.write(b"x\n")
+        assert writer.wait(5)
+        assert [name for fd, name in files(thread).items() if fd > 2] == [str(path)]
+        assert not {str(path), str(old)} & set(files().values())
+        writer.close()
+        assert (path.read_bytes(), old.read_bytes()) == (b"x\n", b"")
+
+
+FORBIDDEN = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+
+# seccomp(2), as a container's profile has it: close_range (436 everywhere) is not permitted
+program = b"".join(struct.pack("HBBI", *step) for step in [
+    (0x20, 0, 0, 0), (0x15, 0, 1, 436), (0x06, 0, 0, 0x00050000 | 1), (0x06, 0, 0, 0x7FFF0000)])
+code = ctypes.create_string_buffer(program)
+class Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.byref(Filter(4, ctypes.addressof(code))), 0, 0) == 0, os.strerror(ctypes.get_errno())
+assert libc.syscall(436, 1000, 1001, 0) == -1 and ctypes.get_errno() == 1
+
+from fastserve.telemetry import LineWriter
+path, old = sys.argv[1], sys.argv[1] + ".1"
+open_before = sorted(os.listdir("/proc/self/fd"))
+writer = LineWriter(path)
+writer.write(b"one\\n")
+assert writer.wait(5)
+os.rename(path, old)
+writer.reopen()
+writer.write(b"two\\n")
+writer.close()
+assert sorted(os.listdir("/proc/self/fd")) == open_before
+print(open(old).read() + open(path).read(), writer.dropped)
+"""
+
+
+@needs_linux
+def test_where_it_may_not_have_its_own_descriptors_it_shares(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, str(tmp_path / "log")], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one\ntwo\n 0\n", "")
+
+
+def test_a_pipe_ends_with_the_writer() -> None:
+    read, write = os.pipe()
+    writer = LineWriter(write)
+    os.close(write)
+    writer.write(b"x\n")
+    writer.close()
+    assert os.read(read, 100) == b"x\n" and os.read(read, 100) == b""
+    os.close(read)
+
+
+def test_a_fifo_without_a_reader_is_no_wait(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer = LineWriter(str(path))
+    os.close(reader)
+    with pytest.raises(OSError, match="No such device"):
+        writer.reopen()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer.reopen()
+    writer.write(b"x\n")
+    assert writer.wait(5) and os.read(reader, 100) == b"x\n"
+    writer.close()
+    os.close(reader)
+
+
+def test_a_file_that_is_named_like_syslog_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    writer = LineWriter("syslog.txt")
+    os.rename("syslog.txt", "old")
+    writer.reopen()
+    writer.write(b"x\n")
+    writer.close()
+    assert Path("syslog.txt").read_bytes() == b"x\n"

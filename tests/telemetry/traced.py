@@ -194,7 +194,7 @@ class Traced:
     @classmethod
     @asynccontextmanager
     async def serve(
-        cls, app: Any, mode: str = "full", interface: str = "auto", probe: bool = True, **options: Any
+        cls, app: Any, mode: str = "full", interface: str = "auto", **options: Any
     ) -> AsyncIterator[Traced]:
         loop = asyncio.get_running_loop()
         memory = LensMemory(1)
@@ -203,8 +203,6 @@ class Traced:
         area = memory.area(0)
         area.start(0, 1, 1)
         recorder = Recorder(area, loop)
-        if probe:
-            await recorder.probe()
         service = Service(
             loop, make_handler(app, resolve(app, interface), **options), Limits(shed_after=0), lens=recorder
         )

@@ -117,7 +117,8 @@ cdef class Recorder(Lens):
     cdef readonly long live          # traced requests that are not over, and tasks that have not ended
     cdef readonly bint hooked
     cdef bint timers_hooked
-    cdef readonly bint bracketed     # the probe has seen that this works here
+    cdef bint probed                 # once somebody is to be traced
+    cdef readonly bint bracketed     # tasks start and wake up where it is seen
     cdef public bint server_timing   # clients of this machine are told where their requests waited
     cdef bint broken
     cdef bint _closed

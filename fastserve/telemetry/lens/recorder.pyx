@@ -740,7 +740,7 @@ cdef str _name_of(object coro):
 cdef class Recorder(Lens):
     """What traces the requests of one event loop. area: where it writes; it is started. loop: its event loop.
 
-    Nothing is hooked until the mode, which others may switch, says that requests are to be traced. Await probe() before.
+    Nothing is hooked, and the loop is not touched, until the mode, which others may switch, says that requests are to be traced.
     """
 
     def __cinit__(self, Area area not None, loop):
@@ -775,12 +775,6 @@ cdef class Recorder(Lens):
 
     def __repr__(self):
         return f"<Recorder {self.area.mode} live={self.live}{' hooked' if self.hooked else ''}{' broken' if self.broken else ''}>"
-
-    async def probe(self):
-        """Try on the running loop whether the steps of its tasks can be seen. Without that only the handlers' own are."""
-        self.bracketed = await _probe(self)
-        fs_without_attributes(self.loop)
-        self.area.header.mechanism = BRACKET if self.bracketed else WRAPPER
 
     def close(self):
         """Let go of the loop."""
@@ -865,6 +859,12 @@ cdef class Recorder(Lens):
         cdef Header *header = self.area.header
         self.switches = header.switches
         self.seen = 0
+        if header.mode >= TRACING and not self.probed:
+            self.probed = True
+            self.step_type = _steps_of(self.loop)
+            self.bracketed = self.step_type is not None
+            fs_without_attributes(self.loop)
+            header.mechanism = BRACKET if self.bracketed else WRAPPER
         if header.mode >= TRACING and header.cost_ns == 0:
             self._calibrate()
         self.area.event(SWITCH, precise_now(), 0, 0, 0, header.mode, 0, header.sample)
@@ -1510,55 +1510,66 @@ cdef object _above(object below, dict attributes):
         "__slots__": (), "__module__": below.__module__, "__qualname__": below.__qualname__, **attributes})
 
 
-async def _probe(Recorder self):
-    # Two steps of a task: what starts it, and what wakes it up. Both must lead to the task.
-    cdef PyObject *own
-    cdef object below, kind = None
-    loop = self.loop
-    seen = []
-    original = loop.call_soon
+cdef object _steps_of(loop):
+    """The type of what starts a task of this loop, if that and what wakes one up can be seen, and lead to the task. Else None, and
+    only the steps of the handlers themselves are known.
+
+    Tried with a task of our own. Its two steps are taken here: nothing comes to the loop that is to run later.
+    """
+    cdef PyObject *own = fs_own(loop, "call_soon")
+    cdef object before = <object>own if own != NULL else None
+    cdef object below = type(loop), kind = None
+    steps = []
 
     def look(callback, *arguments, **named):
-        seen.append((type(callback), getattr(callback, "__self__", None)))
-        return original(callback, *arguments, **named)
+        steps.append((callback, arguments))
 
     async def waits(future):
         await future
 
-    own = fs_own(loop, "call_soon")
-    before = <object>own if own != NULL else None
-    below = type(loop)
+    future = loop.create_future()
     try:
         if before is None:
-            kind = _above(below, {"call_soon": staticmethod(look)})
-            loop.__class__ = kind
-    except Exception:
-        kind = None
-    try:
+            try:
+                kind = _above(below, {"call_soon": staticmethod(look)})
+                loop.__class__ = kind
+            except Exception:   # as in Recorder._swap()
+                kind = None
         if kind is None:
             loop.call_soon = look
-    except (AttributeError, TypeError):   # a loop that is as it is
-        return False
-    try:
-        future = loop.create_future()
-        task = asyncio.Task(waits(future), loop=loop)
-        await asyncio.sleep(0)
+        task = Task(waits(future), loop=loop)
+        _take(loop, steps[0])
         future.set_result(None)
-        await task
+        _take(loop, steps[1])
+        if all([getattr(callback, "__self__", None) is task for callback, _ in steps]) and task.done():
+            return type(steps[0][0])
+    except Exception:   # a loop that is as it is, or does not start its tasks so
+        pass
     finally:
         if kind is not None:
             if type(loop) is kind:
                 loop.__class__ = below
-        elif loop.__dict__.get("call_soon") is look:
+        elif fs_own(loop, "call_soon") == <PyObject *>look:
             if before is None:
                 del loop.call_soon
             else:
                 loop.call_soon = before
-    kinds = [kind for kind, owner in seen if owner is task]
-    if len(kinds) < 2:
-        return False
-    self.step_type = kinds[0]
-    return True
+        if not future.done():
+            future.set_result(None)
+    return None
+
+
+def _take(loop, step):
+    # A step of another task, perhaps in the middle of one.
+    callback, arguments = step
+    current = asyncio.current_task(loop)
+    if current is not None:
+        asyncio.tasks._leave_task(loop, current)
+    try:
+        callback(*arguments)
+    finally:
+        if current is not None:
+            asyncio.tasks._enter_task(loop, current)
 
 
 cdef PyObject *_run_step(PyObject *self_, PyObject **arguments, size_t count, PyObject *names) except NULL:

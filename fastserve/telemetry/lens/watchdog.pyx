@@ -6,7 +6,7 @@ Called:  by process/server.py (follow, close), on the loop. Calls: Area; reads t
 A timer on the loop beats every 20 ms. A thread in C, which has nothing to do with Python, looks whether it has: once a beat is
 late by more than the threshold the loop is stalled, and only then the thread takes the GIL and writes down where the loop's
 thread is. With the GIL no frame can go away under us; a signal handler that reads frames without it crashes sooner or later
-(faulthandler in all of 3.11 to 3.13). Code that holds the GIL is seen when it lets go: its caller is the right line then, but
+(faulthandler in all of 3.11 to 3.13). The thread has descriptors of its own (thread.pxd). Code that holds the GIL is seen when it lets go: its caller is the right line then, but
 the stack is marked as taken late. What the memory says before that, since when and of which request, needs no GIL.
 
 The beat that ends a stall writes the event. A stall is at least as long as it is said to be: it begins when the slice began
@@ -17,13 +17,13 @@ import atexit
 import gc
 import os
 import sys
-import threading
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr
 
 from fastserve.protocol.board cimport FLIGHTS_MAX, FLIGHT_TEXT, Board, Seat
+from fastserve.protocol.thread cimport PyGC_Disable, PyGC_Enable, PyThread_get_thread_ident, frames_of
 from fastserve.protocol.timers cimport precise_now
 from fastserve.telemetry.lens.memory cimport GC_PAUSE, LENS_STALLS, STALL, STALL_LATE_STACK, Area, Header
 
@@ -34,8 +34,6 @@ cdef extern from *:
     #include <errno.h>
     #include <fcntl.h>
     #include <poll.h>
-    #include <pthread.h>
-    #include <signal.h>
     #include <stdint.h>
     #include <time.h>
     #include <unistd.h>
@@ -71,6 +69,7 @@ cdef extern from *:
     static void *fs_watch_run(void *argument) {
       fs_watch *watch = argument;
       struct pollfd end = {watch->ends[0], POLLIN, 0};
+      fs_thread_settle("fs-watchdog", end.fd);
       for (;;) {
         int64_t beat = fs_watch_get(&watch->beat);
         int64_t due = beat + watch->period, now = fs_watch_now(), left = due + watch->threshold - now;
@@ -96,21 +95,11 @@ cdef extern from *:
     }
 
     static int fs_watch_start(fs_watch *watch) {
-      pthread_attr_t attributes;
-      sigset_t all, before;
       int error;
       if (pipe(watch->ends) < 0) return errno;
       fcntl(watch->ends[0], F_SETFD, FD_CLOEXEC);
       fcntl(watch->ends[1], F_SETFD, FD_CLOEXEC);
-      error = pthread_attr_init(&attributes);
-      if (!error) {
-        pthread_attr_setstacksize(&attributes, 512 * 1024); /* it calls into the interpreter */
-        sigfillset(&all); /* signals are for the main thread */
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        error = pthread_create(&watch->thread, &attributes, fs_watch_run, watch);
-        pthread_sigmask(SIG_SETMASK, &before, 0);
-        pthread_attr_destroy(&attributes);
-      }
+      error = fs_thread_start(&watch->thread, 512 * 1024, fs_watch_run, watch); /* room to call into the interpreter */
       watch->started = !error;
       if (error) {
         close(watch->ends[0]);
@@ -155,8 +144,6 @@ cdef enum:
     LATE_NS = 20000000           # a thread that waited longer than that for the GIL comes late
     PAUSE_NS = 1000000           # a collection that takes less is not told of
 
-cdef object _current_frames = sys._current_frames
-
 
 cdef class Watchdog:
     """Watches one event loop, from follow() on while the mode of `area` asks for it.
@@ -174,7 +161,7 @@ cdef class Watchdog:
     cdef object timer            # of the next beat; None: it does not run
     cdef int64_t due             # when that is
     cdef object base             # code objects of the frames in which the loop itself runs, from the outermost
-    cdef object ident            # of the loop's thread
+    cdef unsigned long ident     # of the loop's thread
     cdef object collected        # what stands in gc.callbacks, and
     cdef object ended            # what atexit calls
     cdef object pid
@@ -256,7 +243,7 @@ cdef class Watchdog:
         cdef fs_watch *watch = self.watch
         cdef int64_t now = precise_now()
         cdef int error
-        self.ident = threading.get_ident()
+        self.ident = PyThread_get_thread_ident()
         codes = []
         frame = sys._getframe()
         while frame is not None:
@@ -324,6 +311,7 @@ cdef class Watchdog:
 
     cdef void _stalled(self, int64_t beat, int64_t asked) noexcept:
         # In the thread, with the GIL.
+        cdef bint collects = PyGC_Disable()
         try:
             if fs_watch_get(&self.watch.beat) != beat:
                 return   # it is over, and what is to be seen now is innocent
@@ -336,6 +324,9 @@ cdef class Watchdog:
             self.grabs += 1
         except BaseException:   # memory is short, say: the stall is told of without a stack
             self.area.header.failures += 1
+        finally:
+            if collects:
+                PyGC_Enable()
 
     cdef uint32_t _running(self) except? 0:
         # What the loop runs, as the board has it: also what is not traced. The path only.
@@ -357,12 +348,7 @@ cdef class Watchdog:
 
     cdef uint32_t _stack(self) except? 0:
         cdef int shared = 0
-        frame = _current_frames().get(self.ident)
-        frames = []
-        while frame is not None:
-            frames.append((frame.f_code, frame.f_lineno or 0))
-            frame = frame.f_back
-        frames.reverse()
+        frames = frames_of(self.ident)
         for code in self.base:
             if shared >= len(frames) or frames[shared][0] is not code:
                 break
