@@ -74,8 +74,9 @@ def parser() -> argparse.ArgumentParser:
     pair.add_argument("--case", type=names(cases.CASES), default=["plaintext", "browser"], metavar="NAME,...")
     pair.add_argument("--ours", choices=servers.SERVERS, default=targets.ON, metavar="NAME")
     pair.add_argument("--other", choices=servers.SERVERS, default=targets.OFF, metavar="NAME")
-    pair.add_argument("--rounds", type=int, default=60, help="samples of each (default: 60)")
-    pair.add_argument("--milliseconds", type=int, default=300, help="length of a sample (default: 300)")
+    pair.add_argument("--starts", type=int, default=12, help="times that both are started anew (default: 12)")
+    pair.add_argument("--rounds", type=int, default=15, help="samples of each after a start (default: 15)")
+    pair.add_argument("--milliseconds", type=int, default=200, help="length of a sample (default: 200)")
     pair.add_argument(
         "--bound",
         type=float,
@@ -269,7 +270,9 @@ def compare(options: argparse.Namespace, say: Progress) -> int:
     if bound is None and (options.ours, options.other) == (targets.ON, targets.OFF):
         bound = targets.ON_BOUND
     seconds = max(options.milliseconds, 50) / 1000
-    return paired.main(options.case, options.ours, options.other, options.rounds, seconds, bound, plan, say)
+    return paired.main(
+        options.case, options.ours, options.other, options.starts, options.rounds, seconds, bound, plan, say
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -794,20 +794,25 @@ def aims_result(ours_us: float) -> dict[str, Any]:
     return result
 
 
+def pair_of(on_us: float, off_us: float) -> tuple[run.Sample, run.Sample]:
+    return run.Sample(**sample("plaintext", "on", 1, on_us)), run.Sample(**sample("plaintext", "off", 1, off_us))
+
+
 def test_pairs_are_told_with_their_interval() -> None:
+    """A start is one observation, and within it a round that somebody disturbed is none."""
     pairs = paired.Pairs("plaintext", "on", "off")
     assert pairs.above() is None
-    for number, drift in enumerate((1.0, 2.0, 1.5), 1):  # a machine that is slower in one round than in the next
-        on = sample("plaintext", "on", number, 10.2 * drift, others=0.9)
-        off = sample("plaintext", "off", number, 10.0 * drift)
-        pairs.rounds.append((run.Sample(**on), run.Sample(**off)))
+    # a machine that is slower in one round than in the next, and once in the middle of one
+    drifts = [(10.2 * drift, 10.0 * drift) for drift in (1.0, 2.0, 1.5, 1.2, 1.0, 1.1, 1.3, 1.0)]
+    pairs.starts.append([pair_of(*us) for us in (*drifts, (10.2, 90.0), (300.0, 10.0))])
+    assert pairs.above() is None and "one start says nothing" in str(pairs)
+    pairs.starts.append(pairs.starts[0])
     mean, low, high = pairs.above() or (0.0, 0.0, 0.0)
     assert round(mean, 6) == round(low, 6) == round(high, 6) == 0.02
-    assert "+2.0%, 95 % interval +2.0% to +2.0%; 3 rounds, disturbed by others" in str(pairs)
-    for number in range(4, 4 + paired.CLEAN_MIN):
-        same = run.Sample(**sample("plaintext", "on", number, 10.0))
-        pairs.rounds.append((same, same))
-    assert pairs.ratios() == ([1.0] * paired.CLEAN_MIN, False)  # enough without those that somebody disturbed
+    assert "+2.0%, 95 % interval +2.0% to +2.0%; 2 starts of 10 rounds, +2.0% to +2.0%" in str(pairs)
+    pairs.starts.append([pair_of(10.4, 10.0)] * 100)  # a process with better luck: no number of rounds tells that
+    mean, low, high = pairs.above() or (0.0, 0.0, 0.0)
+    assert 0.026 < mean < 0.027 and low < 0 and high > 0.05
 
 
 @needs_proc
@@ -821,10 +826,12 @@ def test_two_servers_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         ("plaintext",), ("working", "idle"), rounds=3, seconds=1, connections=1, cores=(core, core), warmup_seconds=0.05
     )
     stream = io.StringIO()
-    assert paired.main(["plaintext"], "working", "idle", 3, 0.1, 0.03, plan, Progress(stream)) == 1
+    assert paired.main(["plaintext"], "working", "idle", 2, 3, 0.1, 0.03, plan, Progress(stream)) == 1
     last = stream.getvalue().splitlines()[-1]
     assert "plaintext: working to idle (" in last and "not shown to be below +3.0%" in last
-    assert paired.main(["plaintext"], "idle", "working", 3, 0.1, 0.03, plan, Progress(stream)) == 0, stream.getvalue()
+    assert paired.main(["plaintext"], "idle", "working", 2, 3, 0.1, 0.03, plan, Progress(stream)) == 0, (
+        stream.getvalue()
+    )
 
 
 def test_aims_met_and_missed_are_told() -> None:
