@@ -1399,7 +1399,11 @@ def test_the_loop_looks_as_it_did(run: Any) -> None:
             await done
             with closing(now()) as other:
                 threads = [*asyncio.all_tasks()]
-                answers = await loop.run_in_executor(None, lambda: other.run_until_complete(_twice()))
+                awaited = threading.Event()  # on 3.14 a thread that is over by then is no wait
+                loop.call_soon(awaited.set)
+                answers = await loop.run_in_executor(
+                    None, lambda: awaited.wait(10) and other.run_until_complete(_twice())
+                )
             return f"{answers}{len(threads) > 0}"
 
         before = (kind.__name__, kind.__qualname__, kind.__module__), repr(loop)[:9]
