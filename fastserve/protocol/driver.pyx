@@ -275,7 +275,7 @@ cdef frozenset FILE_FAULTS = frozenset({errno_.EBADF, errno_.EINVAL, errno_.EIO,
 cdef bint HAVE_SENDFILE = FS_HAVE_EPOLL   # both are Linux's, here
 
 cdef enum:
-    EVENTS_MAX = 64           # taken from the set per turn of the loop; the rest comes with the next turn
+    EVENTS_MAX = 128          # taken from the set per turn of the loop; the rest comes with the next turn
     BUFFER_SIZE = 131072      # a head and a body of 64 KiB come in one read
     OWN_MAX = 262144          # body bytes read into an object of their own at once
     READS_MAX = 4             # full buffers read of one connection before others get their turn

@@ -45,10 +45,12 @@ cdef extern from *:
     #ifndef SYS_close_range
     #define SYS_close_range 436
     #endif
-      unsigned beyond = fd < 3 ? 3 : (unsigned)fd + 1;
+      unsigned kept = fd < 2 ? 2 : (unsigned)fd;
+      unsigned beyond = (kept + 64) & ~63U; /* Linux before 5.15.32 loses some of a table whose end is no multiple of 64 */
       prctl(PR_SET_NAME, name);
       if (syscall(SYS_close_range, beyond, ~0U, 2U /* CLOSE_RANGE_UNSHARE */) < 0) return false;
-      if (fd > 3) syscall(SYS_close_range, 3U, (unsigned)fd - 1, 0U);
+      if (kept + 1 < beyond) syscall(SYS_close_range, kept + 1, beyond - 1, 0U);
+      if (kept > 3) syscall(SYS_close_range, 3U, kept - 1, 0U);
       return true;
     #else
       (void)name, (void)fd;

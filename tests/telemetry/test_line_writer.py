@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -194,10 +194,13 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="a table of its
 
 
 @needs_linux
-def test_the_thread_has_the_file_to_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [0, *range(40, 64), 200])
+def test_the_thread_has_the_file_to_itself(others: int, tmp_path: Path) -> None:
     """The kernel takes a lock for each use of a descriptor that may be another thread's as well."""
     path, old = tmp_path / "log", tmp_path / "log.1"
-    with socket.create_server(("127.0.0.1", 0)), open(tmp_path / "other", "w"):
+    with socket.create_server(("127.0.0.1", 0)), ExitStack() as stack:
+        for number in range(others):  # its place in the table: the kernel copies that in words of 64
+            stack.enter_context(open(tmp_path / f"other{number}", "w"))
         before = threads()
         writer = LineWriter(str(path))
         (thread,) = threads() - before
