@@ -308,7 +308,8 @@ def test_a_load_with_errors_is_refused(answer: Callable[[bytes, int], bytes], to
 def test_a_server_that_closes_between_two_requests_is_asked_again() -> None:
     with answering(lambda data, number: OK, last=3) as (port, seen):
         found = load.run(port, profile(A), 1, 200)
-    assert found.opened == len(seen) > 1 and found.load.requests > 3
+    assert len(seen) <= found.opened <= len(seen) + 1  # the last one may not have been taken when time was up
+    assert len(seen) > 1 and found.load.requests > 3
 
 
 def test_nobody_there_is_one_line() -> None:
