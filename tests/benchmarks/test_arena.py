@@ -214,7 +214,7 @@ BAD = Template(b"nonsense\r\n\r\n", noise=True)
 def test_a_connection_keeps_to_its_template_and_a_new_one_takes_the_next() -> None:
     with answering(lambda data, number: OK) as (port, seen):
         found = load.run(port, profile(A, B, per_connection=3), 1, 300)
-    assert found.opened == len(seen) > 2
+    assert len(seen) > 2 and len(seen) <= found.opened <= len(seen) + 1  # as below
     for number, reads in enumerate(seen[:-1]):
         assert reads == [(A, B)[number % 2].raw] * 3
     assert found.load.requests >= 3 * (found.opened - 1)
