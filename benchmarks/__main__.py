@@ -74,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
     pair.add_argument("--case", type=names(cases.CASES), default=["plaintext", "browser"], metavar="NAME,...")
     pair.add_argument("--ours", choices=servers.SERVERS, default=targets.ON, metavar="NAME")
     pair.add_argument("--other", choices=servers.SERVERS, default=targets.OFF, metavar="NAME")
+    pair.add_argument(
+        "--lens",
+        nargs=2,
+        metavar="MODE",
+        help="--ours alone, with its lens in the first mode and in the second, switched while it runs",
+    )
     pair.add_argument("--starts", type=int, default=12, help="times that both are started anew (default: 12)")
     pair.add_argument("--rounds", type=int, default=15, help="samples of each after a start (default: 15)")
     pair.add_argument("--milliseconds", type=int, default=200, help="length of a sample (default: 200)")
@@ -267,11 +273,12 @@ def compare(options: argparse.Namespace, say: Progress) -> int:
         nice=options.nice,
     )
     bound = options.bound
-    if bound is None and (options.ours, options.other) == (targets.ON, targets.OFF):
+    modes = tuple(options.lens) if options.lens else None
+    if bound is None and modes is None and (options.ours, options.other) == (targets.ON, targets.OFF):
         bound = targets.ON_BOUND
     seconds = max(options.milliseconds, 50) / 1000
     return paired.main(
-        options.case, options.ours, options.other, options.starts, options.rounds, seconds, bound, plan, say
+        options.case, options.ours, options.other, options.starts, options.rounds, seconds, bound, plan, say, modes
     )
 
 

@@ -8,10 +8,16 @@ quicker or slower than the next one of the same program for as long as it lives,
 come to lie, and no number of rounds tells that from what is looked for. So a start is one observation: the geometric mean
 of its rounds' ratios, a tenth of them left out at either end, which somebody has disturbed. What is told is the mean of
 the starts with its 95 % interval.
+
+With `modes` there is one server at a time, whose lens is switched from one mode to the other and back, as an operator
+does: the same process, so the luck of its memory is not in the ratio.
 """
 
 import math
+import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -21,6 +27,7 @@ from .progress import Progress
 from .run import Plan, Sample
 
 LEFT_OUT = 0.1  # of the rounds of a start, at either end
+SWITCHED_S = 0.3  # until a server has seen that its lens was switched
 
 
 @dataclass
@@ -64,49 +71,67 @@ def trimmed(ratios: Sequence[float]) -> float:
 
 
 def measure(
-    case: str, ours: str, other: str, starts: int, rounds: int, seconds: float, plan: Plan, say: Progress
-) -> Pairs:
-    """Start both, check and warm each, then the rounds; and again. ServerError or LoadError say why not."""
-    pairs = Pairs(case, ours, other)
+    case: str, ours: str, other: str, starts: int, rounds: int, seconds: float, plan: Plan, say: Progress,
+    modes: tuple[str, str] | None = None,
+) -> Pairs:  # fmt: skip
+    """Start both, check and warm each, then the rounds; and again. `modes`: of ours, and it alone, in that mode of the lens
+    and in this one. ServerError or LoadError say why not."""
+    pairs = Pairs(case, *(modes or (ours, other)))
     for number in range(1, starts + 1):
-        pairs.starts.append(_rounds(case, ours, other, rounds, seconds, plan))
+        pairs.starts.append(_start(case, ours, other, rounds, seconds, plan, modes))
         say(f"{number:4} starts: {pairs}")
     return pairs
 
 
-def _rounds(case: str, ours: str, other: str, rounds: int, seconds: float, plan: Plan) -> list[tuple[Sample, Sample]]:
-    taken: list[tuple[Sample, Sample]] = []
+def _start(
+    case: str, ours: str, other: str, rounds: int, seconds: float, plan: Plan, modes: tuple[str, str] | None
+) -> list[tuple[Sample, Sample]]:
     running: dict[str, servers.Running] = {}
     sizes: dict[str, int] = {}
+    taken = []
     try:
-        for name in (ours, other):
+        for name in [ours] if modes else [ours, other]:
             running[name] = servers.start(servers.SERVERS[name], run.pinned(plan.cores[0], plan.nice))
             sizes[name] = running[name].check(CASES[case])
             run.put_under_load(plan, CASES[case], running[name], sizes[name], plan.warmup_seconds)
-            running[name].freeze()
+            if not modes:
+                running[name].freeze()
         for number in range(1, rounds + 1):
             found: dict[str, Sample] = {}
-            for name in (ours, other) if number % 2 else (other, ours):
-                with run.awake(running[name]):
-                    found[name] = run.take_sample(plan, CASES[case], running[name], number, sizes[name], seconds)
-            taken.append((found[ours], found[other]))
+            turns = modes or (ours, other)
+            for turn in turns if number % 2 else reversed(turns):
+                name = ours if modes else turn
+                with _switch(running[name], turn) if modes else run.awake(running[name]):
+                    found[turn] = run.take_sample(plan, CASES[case], running[name], number, sizes[name], seconds)
+            taken.append((found[turns[0]], found[turns[1]]))
     finally:
         for server in running.values():
             server.stop()
     return taken
 
 
+def _switch(running: servers.Running, mode: str) -> AbstractContextManager[None]:
+    command = [*servers.tool("fastserve"), "lens", str(running.pid), mode]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise servers.ServerError(
+            f"the lens of {running.server.name} was not switched to {mode}: {done.stderr.strip()}"
+        )
+    time.sleep(SWITCHED_S)
+    return nullcontext()
+
+
 def main(
     names: list[str], ours: str, other: str, starts: int, rounds: int, seconds: float, bound: float | None, plan: Plan,
-    say: Progress,
+    say: Progress, modes: tuple[str, str] | None = None,
 ) -> int:  # fmt: skip
     """All cases. 1 if there is a `bound` (a share) and the interval of one of them does not lie below it."""
     missed = 0
     each_s = starts * (rounds * 2 * (seconds + run.AROUND_S) + 2 * run.START_S)
     say.plan(each_s * len(names))
     for name in names:
-        with say.step(f"{name}, {ours} and {other} in turns", each_s):
-            pairs = measure(name, ours, other, starts, rounds, seconds, plan, say)
+        with say.step(f"{name}, {' and '.join(modes or (ours, other))} in turns", each_s):
+            pairs = measure(name, ours, other, starts, rounds, seconds, plan, say, modes)
         found = pairs.above()
         shown = bound is None or (found is not None and found[2] <= bound)
         missed += not shown

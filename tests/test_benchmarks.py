@@ -834,6 +834,22 @@ def test_two_servers_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@needs_proc
+def test_one_server_whose_lens_is_switched() -> None:
+    core = min(os.sched_getaffinity(0))
+    plan = run.Plan(
+        ("plaintext",), ("fastserve",), rounds=2, seconds=1, connections=1, cores=(core, core), warmup_seconds=0.05
+    )
+    stream = io.StringIO()
+    say = Progress(stream)
+    assert paired.main(["plaintext"], "fastserve", "", 2, 2, 0.1, None, plan, say, modes=("full", "ready")) == 0
+    assert "plaintext: full to ready (" in stream.getvalue() and "2 starts of 2 rounds" in stream.getvalue()
+    with pytest.raises(
+        servers.ServerError, match=r"the lens of fastserve was not switched to loud: .*not a mode of the lens"
+    ):
+        paired.main(["plaintext"], "fastserve", "", 1, 1, 0.1, None, plan, say, modes=("loud", "ready"))
+
+
 def test_aims_met_and_missed_are_told() -> None:
     text = report.markdown(aims_result(9.0), "hyper")
     assert "| plaintext | fastserve | hyper | 1 | 0.90 (0.90-0.90) | met |" in text
