@@ -127,7 +127,8 @@ def main(
 ) -> int:  # fmt: skip
     """All cases. 1 if there is a `bound` (a share) and the interval of one of them does not lie below it."""
     missed = 0
-    each_s = starts * (rounds * 2 * (seconds + run.AROUND_S) + 2 * run.START_S)
+    turn_s = seconds + run.AROUND_S + (2 * SWITCHED_S if modes else 0)
+    each_s = starts * (rounds * 2 * turn_s + 2 * run.START_S)
     say.plan(each_s * len(names))
     for name in names:
         with say.step(f"{name}, {' and '.join(modes or (ours, other))} in turns", each_s):

@@ -8,7 +8,7 @@ closed, by the kernel if it must be, the read end is told. PR_SET_PDEATHSIG says
 process changes its credentials later, or runs a set-user-ID program; and there is none off Linux.
 """
 
-cimport fastserve.protocol.thread  # noqa: F401: the C above everything here
+cimport fastserve.protocol.thread  # its C comes before what is here
 
 cdef extern from *:
     """

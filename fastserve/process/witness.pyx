@@ -6,7 +6,7 @@ It waits without Python, and with descriptors of its own (thread.pxd). Asked, it
 signal handler that reads frames. Where the GIL is held there is no answer, and the supervisor has other means.
 """
 
-import linecache
+import traceback
 
 from fastserve.protocol.thread cimport PyGC_Disable, PyGC_Enable, PyThread_get_thread_ident, frames_of
 
@@ -50,7 +50,7 @@ cdef unsigned long _main = 0
 
 
 def testify(talk):
-    """Answer each message of `talk` (a Talk, of which nobody else reads) with {"stack": text}: where the thread is that calls this.
+    """Answer what comes on `talk` (a Talk, of which nobody else reads) with {"stack": text}: where the thread is that calls this.
     OSError if no thread starts."""
     global _talk, _main
     cdef int error
@@ -65,21 +65,11 @@ cdef int _asked() noexcept with gil:
     cdef bint collects = PyGC_Disable()
     try:
         if _talk.hear():
-            _talk.say({"stack": _told(frames_of(_main))})
+            frames = [(code.co_filename, line, code.co_name, None) for code, line in frames_of(_main)]   # None: it looks up
+            _talk.say({"stack": "".join(traceback.format_list(frames))[-STACK_MAX:]})
         return not _talk.ended
     except BaseException:   # memory is short, say
         return False
     finally:
         if collects:
             PyGC_Enable()
-
-
-cdef str _told(list frames):
-    # As traceback.format_stack() does.
-    lines = []
-    for code, line in frames:
-        lines.append(f'  File "{code.co_filename}", line {line}, in {code.co_name}\n')
-        source = linecache.getline(code.co_filename, line).strip()
-        if source:
-            lines.append(f"    {source}\n")
-    return "".join(lines)[-STACK_MAX:]

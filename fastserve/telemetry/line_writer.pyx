@@ -16,7 +16,7 @@ import stat
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-cimport fastserve.protocol.thread  # noqa: F401: the C above everything here
+cimport fastserve.protocol.thread  # its C comes before what is here
 
 cdef extern from *:
     """
@@ -137,8 +137,7 @@ cdef extern from *:
           pthread_mutex_unlock(&w->lock);
           fs_lines_open(w);
           pthread_mutex_lock(&w->lock);
-          w->busy = false;
-          pthread_cond_broadcast(&w->less);
+          continue;
         }
         if (w->waiting_len == 0) {
           if (w->stop) break;
@@ -182,8 +181,10 @@ cdef extern from *:
         pthread_mutex_lock(&w->lock);
         w->dropped += lost;
       }
-      bool left = w->left;
+      pthread_mutex_unlock(&w->lock); /* a file system may write what it has only now, and whoever ends us does not wait for that */
       close(w->fd);
+      pthread_mutex_lock(&w->lock);
+      bool left = w->left;
       w->ended = true;
       pthread_cond_broadcast(&w->less);
       pthread_mutex_unlock(&w->lock);

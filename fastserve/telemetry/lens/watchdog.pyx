@@ -16,7 +16,6 @@ that held the loop, if that is known, else when the beat was due.
 import atexit
 import gc
 import os
-import sys
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -244,13 +243,7 @@ cdef class Watchdog:
         cdef int64_t now = precise_now()
         cdef int error
         self.ident = PyThread_get_thread_ident()
-        codes = []
-        frame = sys._getframe()
-        while frame is not None:
-            codes.append(frame.f_code)
-            frame = frame.f_back
-        codes.reverse()
-        self.base = tuple(codes)
+        self.base = tuple([code for code, _ in frames_of(self.ident)])
         self.area.header.heartbeat_every_ns = watch.period
         self.area.header.heartbeat_ns = now
         self.area.header.stall_since_ns = 0
