@@ -14,11 +14,12 @@ connection. When the supervisor says listen() the socket listens in every proces
 one. The number of slots is bounded in any case: the Board is one mapping, made before the first fork.
 
 Exclusivity. SO_REUSEPORT lets several workers listen on one port, and would let a second server in beside us unseen.
-So the first listener of an address is bound and made to listen *without* it: listen() is where the kernel decides,
-atomically, that nobody else listens there. Only then is the option set on it, and its siblings join the group. Setting
-the option between bind() and listen() would leave a gap: with SO_REUSEADDR (which a restart needs, or TIME_WAIT refuses
-the bind) two servers can both be bound, both set the option, and then both listen. tests/process/test_sockets.py shows
-either order.
+So the first listener of an address is bound and made to listen *without* it: listen() is where the kernel decides that
+nobody else listens there. Of two that ask at the same instant it never takes both, but it may refuse both, because each
+counts as listening while it is judged: so who is refused there, and not when it binds, asks again. Only then is the
+option set on it, and its siblings join the group. Setting the option between bind() and listen() would leave a gap: with
+SO_REUSEADDR (which a restart needs, or TIME_WAIT refuses the bind) two servers can both be bound, both set the option,
+and then both listen. tests/process/test_sockets.py shows either order.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import socket
 import stat
 import sys
@@ -39,6 +41,9 @@ from fastserve.process.config import Address, TcpAddress, UnixAddress
 __all__ = ["Listeners"]
 
 Place = tuple[socket.AddressFamily, tuple[Any, ...]]  # what getaddrinfo gives and bind takes
+
+LISTEN_TRIES = 5
+LISTEN_PAUSE = 0.01  # seconds at most between two: a while that another one does not choose, too
 
 # Elsewhere the option exists but does not spread connections (BSD, macOS): there the workers share one listener.
 REUSE_PORT = sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
@@ -208,7 +213,7 @@ class Listeners:
             opened.append(group)
             try:
                 first = _bind(family, (place[0], port, *place[2:]), group, reuse_port=False)
-                first.listen(backlog)  # here the kernel refuses a second server
+                _listen_alone(first, backlog)
                 port = first.getsockname()[1]
                 if REUSE_PORT and len(self._slots) > 1:
                     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -270,6 +275,18 @@ def _resolve(address: TcpAddress) -> list[Place]:
         raise ConfigError(f"cannot listen on {address}: {address.host!r} is no known host", exit_code=3) from None
     places: list[Place] = list(dict.fromkeys((family, place) for family, _, _, _, place in found))
     return sorted(places, key=lambda place: place[0] != socket.AF_INET)
+
+
+def _listen_alone(listener: socket.socket, backlog: int) -> None:
+    """Where the kernel refuses a second server. OSError (EADDRINUSE): there is one, not only one that asks as well."""
+    for left in reversed(range(LISTEN_TRIES)):
+        try:
+            listener.listen(backlog)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not left:
+                raise
+        time.sleep(random.uniform(0, LISTEN_PAUSE))
 
 
 def _bind(
