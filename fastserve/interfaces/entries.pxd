@@ -12,6 +12,7 @@ cdef extern from *:
     /* Where the entries of a dict are is not in the public API: the headers of the interpreter say it, of the versions that were
      * tried. On another one each is looked up. */
     #if PY_VERSION_HEX < 0x030F0000
+    #undef _PyGC_FINALIZED /* 3.12 has a macro of that name for others, and a function for itself */
     #include "internal/pycore_dict.h"
     #define FS_KNOWS_DICTS 1
     #else
