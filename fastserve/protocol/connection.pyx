@@ -33,7 +33,7 @@ from fastserve.protocol.service cimport (
     WRITE_DEADLINE,
 )
 from fastserve.protocol.channel cimport Tunnel
-from fastserve.protocol.driver cimport SocketWire
+from fastserve.protocol.driver cimport Driver, SocketWire
 from fastserve.protocol.exchange cimport END_AT, HANDLER_AT, HEAD_AT, Call
 from fastserve.protocol.hooks cimport Observer
 from fastserve.protocol.lens cimport (
@@ -66,6 +66,7 @@ cdef extern from *:
     #include <sys/socket.h>
     #include <netinet/in.h>
     #include <netinet/tcp.h>
+    #include <time.h>
     static int64_t fs_last_data(int fd) { /* ns since bytes last came to this TCP socket, in milliseconds; -1: not known */
     #ifdef __linux__
       struct tcp_info info;
@@ -75,9 +76,19 @@ cdef extern from *:
       (void)fd;
       return -1;
     }
+    static int64_t fs_jiffy(void) { /* ns: the grain of what the kernel says in milliseconds */
+      struct timespec grain;
+    #ifdef CLOCK_MONOTONIC_COARSE
+      if (clock_getres(CLOCK_MONOTONIC_COARSE, &grain) == 0 && grain.tv_sec == 0 && grain.tv_nsec > 1000000) return grain.tv_nsec;
+    #endif
+      (void)grain;
+      return 1000000;
+    }
     """
     int64_t fs_last_data(int fd) noexcept
+    int64_t fs_jiffy() noexcept
 
+cdef int64_t JIFFY_NS = fs_jiffy()
 
 cdef int64_t LATENCY_NS[LATENCY_BUCKETS - 1]
 for _index, _bound in enumerate(_LATENCY_BOUNDS):
@@ -260,19 +271,22 @@ cdef class Connection(Channel):
 
     cdef int64_t _kernel_wait(self, int64_t now) except -2:
         # How long had what is read now lain in the kernel? -1: nobody says.
-        cdef Service service = self.service
-        cdef int64_t stamped
-        if service.driver is not None and service.driver.came_ns:
-            stamped = precise_wall_now() - service.driver.came_ns
+        cdef Driver driver = (<Service>self.service).driver
+        cdef int64_t stamped, since, asked
+        if driver is not None and driver.came_ns:
+            stamped = precise_wall_now() - driver.came_ns
             return stamped if stamped >= 0 else 0
         if self.wire is None:
             return -1
-        # Whatever is read in a turn of our own driver came after its turn before, or would have been read then. To see less than
-        # a millisecond there is no need to ask: the kernel does not say it any finer.
-        if self.served and service.driver is not None and service.driver.turn_before and type(self.wire) is not TransportWire \
-                and now - service.driver.turn_before < 1000000:
-            return 0
-        return fs_last_data(self._descriptor())
+        # What our own driver reads was there when this turn looked, and not when the one before it did, or it would have been read
+        # then. With less than a jiffy between the two looks the kernel, which counts in jiffies, has nothing to add.
+        if not self.served or driver is None or driver.turn_at == 0 or type(self.wire) is TransportWire:
+            return fs_last_data(self._descriptor())
+        since = max(now - driver.turn_at, <int64_t>0)
+        if driver.turn_before and driver.turn_at - driver.turn_before < JIFFY_NS:
+            return since
+        asked = fs_last_data(self._descriptor())
+        return asked if asked < 0 else max(asked, since)
 
     cdef int _descriptor(self) except -2:
         # Of the socket; -1: it has none that can be asked.

@@ -55,8 +55,9 @@ cdef class Driver:
     cdef object _told_at
     cdef bint stamps                # reads tell when their bytes came
     cdef int64_t came_ns            # when those of the read in hand came, by the wall clock; 0: not known
-    cdef int64_t turn_before        # when the turn before this one began; 0: not known
-    cdef int64_t _turn_at           # and this one
+    cdef int64_t turn_at            # when this turn looked into the set; 0: between turns
+    cdef int64_t turn_before        # when a look before that last took all there was; 0: not known
+    cdef int64_t _whole_at          # the same, of this turn
     cdef bint held                  # accepting pauses because the host has no room
     cdef set _tasks                 # transports in the making
     cdef bint _turning              # inside _ready

@@ -446,11 +446,11 @@ cdef class Driver:
             return
         count = epoll_wait(self.fd, events, EVENTS_MAX, 0)
         self._turning = True
+        self.turn_at = precise_now()
+        self.turn_before = self._whole_at
+        self._whole_at = 0 if count == EVENTS_MAX else self.turn_at   # 0: there may have been more, which the next turn finds
         if self.seat != NULL:
-            self.turn_before = self._turn_at
-            self.seat.busy_since_ns = self._turn_at = precise_now()
-            if count == EVENTS_MAX:
-                self._turn_at = 0   # there may have been more, which the next turn finds
+            self.seat.busy_since_ns = self.turn_at
         try:
             for i in range(count):
                 target = <Polled>events[i].data.ptr
@@ -460,6 +460,7 @@ cdef class Driver:
                     self._report(error)
         finally:
             self._turning = False
+            self.turn_at = 0
             if self.seat != NULL:
                 self.seat.busy_since_ns = 0
             if self._gone:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import selectors
 import socket
 import statistics
 import threading
@@ -277,6 +279,58 @@ def test_time_in_the_kernel_is_told_by_the_client(kept: bool, wait: int, measure
             read = begin.t - begin.dur
             assert read - sent[0] > wait * MS // 2  # it did have to wait
             assert abs(begin.a - (read - sent[0])) <= TICK + MS, (begin.a, read - sent[0])
+
+    measured(round_)
+
+
+def test_of_many_that_are_read_in_one_turn_each_is_told_how_long_it_lay_there(measured: Any) -> None:
+    """Whom the turn before did not find came after it, and waits while this one serves others: the kernel, whose
+    milliseconds are coarser, need not be asked."""
+    clients, each = 20, 8
+
+    async def round_() -> None:
+        app = fastserve.App()
+
+        @app.get("/{name}")
+        async def handler(name: str) -> str:
+            block(0.1)
+            return "x"
+
+        sent: dict[str, int] = {}
+
+        def ask(port: int) -> None:
+            with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+                turns: dict[socket.socket, int] = {}
+
+                def send(sock: socket.socket) -> None:
+                    name = f"/{sock.fileno()}-{turns[sock]}"
+                    sent[name] = now()
+                    sock.sendall(f"GET {name} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+
+                for _ in range(clients):
+                    sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                    turns[sock] = 0
+                    selector.register(sock, selectors.EVENT_READ)
+                for sock in turns:
+                    send(sock)
+                while any(number < each for number in turns.values()):
+                    for key, _ in selector.select():
+                        one: Any = key.fileobj
+                        assert one.recv(65536)
+                        turns[one] += 1
+                        if turns[one] < each:
+                            send(one)
+
+        async with Traced.serve(app) as server:
+            await in_thread(ask, server.port)
+            await server.settle()
+            begins = {name: request.one(Kind.REQUEST_BEGIN) for name, request in by_path(server).items()}
+        assert len(begins) == clients * each
+        finer = [name for name, begin in begins.items() if begin.flags & 2 and begin.a % MS]
+        assert len(finer) >= len(begins) // 2, len(finer)
+        for name in finer:
+            lay = begins[name].t - begins[name].dur - sent[name]
+            assert 0 < begins[name].a <= lay < begins[name].a + TICK, (name, begins[name].a, lay)
 
     measured(round_)
 
