@@ -42,7 +42,7 @@ logger = logging.getLogger("fastserve")
 FLUSH_SECONDS = 0.1
 
 cdef enum:
-    BATCH = 32768        # bytes that are handed over at once, before their time
+    BATCH = 131072       # bytes that are handed over at once, before their time; a file system takes fewer, longer writes for less
     HELD_MAX = 1 << 20   # for a stream that is no file: held back at most, beyond it lines are counted as dropped
 
 USER, ANSWER_FIELD = -1, -2   # Python looks these up
