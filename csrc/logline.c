@@ -263,10 +263,32 @@ static FS_NOINLINE uint8_t *rarer(uint8_t *p, const fs_log_piece *piece, const f
   return p;
 }
 
+static const fs_log_kind USUAL[] = {FS_LOG_PEER, FS_LOG_REQUEST_LINE, FS_LOG_STATUS, FS_LOG_BYTES, FS_LOG_MS_DECIMAL};
+
+bool fs_log_usual(const fs_log_piece *pieces, size_t count) {
+  if (count != sizeof USUAL / sizeof USUAL[0]) return false;
+  for (size_t i = 0; i < count; i++) {
+    if (pieces[i].kind != USUAL[i]) return false;
+  }
+  return true;
+}
+
+FS_INLINE uint8_t *tail(uint8_t *p, const fs_log_piece *piece) { return copy(p, piece->tail, piece->tail_len); }
+
 size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const fs_log_facts *facts) {
   uint8_t *p = out;
   const fs_log_piece *piece = pieces;
   FS_ASSERT(count > 0);
+  if (FS_LIKELY(facts->usual && facts->head != NULL)) {
+    FS_ASSERT(fs_log_usual(pieces, count) && !facts->json);
+    p = tail(copy(p, facts->peer.p, facts->peer.len), piece++);
+    p = tail(request_line(p, facts), piece++);
+    three(p, facts->status);
+    p = tail(p + 3, piece++);
+    p = tail(digits(p, facts->body_bytes), piece++);
+    p = tail(fixed_3(p, facts->ns / 1000), piece);
+    return (size_t)(p - out);
+  }
   do {
     switch ((fs_log_kind)piece->kind) { /* each is named: no kind has to be compared with the last one */
       case FS_LOG_PEER: p = copy(p, facts->peer.p, facts->peer.len); break;
@@ -289,7 +311,7 @@ size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const
       case FS_LOG_SENDING: case FS_LOG_ID: case FS_LOG_FIELD: p = rarer(p, piece, facts); break;
       default: FS_UNREACHABLE;
     }
-    p = copy(p, piece->tail, piece->tail_len);
+    p = tail(p, piece);
   } while (++piece < pieces + count);
   return (size_t)(p - out);
 }

@@ -29,7 +29,7 @@ from fastserve.protocol.core cimport (
     FS_LOG_ID, FS_LOG_LITERAL, FS_LOG_METHOD, FS_LOG_MS, FS_LOG_MS_DECIMAL, FS_LOG_PATH, FS_LOG_PEER, FS_LOG_PID, FS_LOG_PORT,
     FS_LOG_PROTOCOL, FS_LOG_QUERY, FS_LOG_QUEUE, FS_LOG_REQUEST_LINE, FS_LOG_S, FS_LOG_SENDING, FS_LOG_SLACK,
     FS_LOG_STATUS, FS_LOG_S_DECIMAL, FS_LOG_TIME, FS_LOG_US, FS_LOG_VERSION, fs_log_line, fs_log_line_room,
-    fs_text_equal,
+    fs_log_usual, fs_text_equal,
 )
 from fastserve.protocol.exchange cimport END_AT, HEAD_AT
 from fastserve.protocol.forwarded cimport Forwarded
@@ -171,6 +171,7 @@ cdef class AccessLog(Observer):
             self._pieces[index].tail_len = PyBytes_GET_SIZE(tail) - FS_LOG_SLACK
             self._pieces[index].found = index
         self._needs = fs_log_line_room(self._pieces, self._count, self._facts.json)
+        self._facts.usual = not self._facts.json and fs_log_usual(self._pieces, self._count)
         self._excluded = {os.fsencode(path): None for path in exclude if not path.endswith("*")}
         self._excluded_prefixes = tuple(os.fsencode(path.removesuffix("*")) for path in exclude if path.endswith("*"))
         self._excludes = len(exclude) != 0

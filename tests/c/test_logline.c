@@ -132,14 +132,17 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
   fs_log_room needs = fs_log_line_room(pieces, count, json);
   size_t room = needs.fixed + needs.each * ((request != NULL ? strlen(request) : 0) + 14 + 5 + 4 + 5);
   CHECK(room <= sizeof out);
-  memset(out, 0xEE, sizeof out);
-  size_t len = fs_log_line(out, pieces, count, &facts);
-  CHECK_TEXT(out, len, expected);
-  CHECK(len + FS_LOG_SLACK <= room);
-  for (size_t i = room; i < sizeof out; i++) {
-    if (out[i] != 0xEE) {
-      CHECK(out[i] == 0xEE);
-      break;
+  for (int quick = 0; quick <= (!json && fs_log_usual(pieces, count)); quick++) { /* the default format's by either way */
+    facts.usual = quick;
+    memset(out, 0xEE, sizeof out);
+    size_t len = fs_log_line(out, pieces, count, &facts);
+    CHECK_TEXT(out, len, expected);
+    CHECK(len + FS_LOG_SLACK <= room);
+    for (size_t i = room; i < sizeof out; i++) {
+      if (out[i] != 0xEE) {
+        CHECK(out[i] == 0xEE);
+        break;
+      }
     }
   }
 }
@@ -154,6 +157,16 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
     const fs_log_piece pieces[] = {__VA_ARGS__};                                    \
     line_of(request, pieces, sizeof pieces / sizeof pieces[0], json, expected);     \
   } while (0)
+
+static void test_usual(void) {
+  fs_log_piece pieces[] = {KIND(FS_LOG_PEER), KIND(FS_LOG_REQUEST_LINE), KIND(FS_LOG_STATUS), KIND(FS_LOG_BYTES),
+                           KIND(FS_LOG_MS_DECIMAL), KIND(FS_LOG_MS_DECIMAL)};
+  CHECK(fs_log_usual(pieces, 5));
+  CHECK(!fs_log_usual(pieces, 4));
+  CHECK(!fs_log_usual(pieces, 6));
+  pieces[3].kind = FS_LOG_STATUS;
+  CHECK(!fs_log_usual(pieces, 5));
+}
 
 static void test_lines(void) {
   const char *request = "GET /a%20b?q=\"1\" HTTP/1.1\r\nHost: a\r\nUser-Agent: x\"y\xe9\r\n\r\n";
@@ -182,6 +195,12 @@ static void test_lines(void) {
   LINE("GET /234 HTTP/1.0\r\n\r\n", false, "GET /234 HTTP/1.0|", BEFORE(FS_LOG_REQUEST_LINE, "|"));
   LINE("GET / HTTP/1.0\r\n\r\n", false, "\"GET / HTTP/1.0\" / HTTP/1.0", LITERAL("\""), KIND(FS_LOG_REQUEST_LINE),
        LITERAL("\" "), KIND(FS_LOG_PATH), LITERAL(" "), KIND(FS_LOG_PROTOCOL));
+#define DEFAULT(request, expected)                                                                                          \
+  LINE(request, false, expected, BEFORE(FS_LOG_PEER, " - \""), BEFORE(FS_LOG_REQUEST_LINE, "\" "), BEFORE(FS_LOG_STATUS, " "), \
+       BEFORE(FS_LOG_BYTES, " "), BEFORE(FS_LOG_MS_DECIMAL, "ms, and what else there is to be said\n"))
+  DEFAULT(request, "192.0.2.7:4711 - \"GET /a%20b?q=\\x221\\x22 HTTP/1.1\" 200 1234 1234.567ms, and what else there is to be said\n");
+  DEFAULT("G / HTTP/1.0\r\n\r\n", "192.0.2.7:4711 - \"G / HTTP/1.0\" 200 1234 1234.567ms, and what else there is to be said\n");
+  DEFAULT(NULL, "192.0.2.7:4711 - \"-\" 200 1234 1234.567ms, and what else there is to be said\n");
   LINE(NULL, false, "- - -  - -", KIND(FS_LOG_REQUEST_LINE), LITERAL(" "), KIND(FS_LOG_METHOD), LITERAL(" "), KIND(FS_LOG_PATH),
        LITERAL(" "), KIND(FS_LOG_QUERY), LITERAL(" "), KIND(FS_LOG_VERSION), LITERAL(" "), agent);
   LINE(NULL, true, "null null null", KIND(FS_LOG_METHOD), LITERAL(" "), KIND(FS_LOG_QUERY), LITERAL(" "), agent);
@@ -191,6 +210,7 @@ static const harness_test tests[] = {
   {"every_byte_at_every_place", test_every_byte_at_every_place},
   {"neighbours", test_neighbours},
   {"numbers", test_numbers},
+  {"usual", test_usual},
   {"lines", test_lines},
 };
 
