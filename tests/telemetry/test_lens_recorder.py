@@ -119,7 +119,10 @@ def test_requests_of_one_connection_and_pipelined_ones(run: Any) -> None:
 
 def test_body_bytes_and_the_wait_for_them(run: Any) -> None:
     async def handler(request: fastserve.Request) -> str:
+        begun.set()
         return str(len(await request.body()))
+
+    begun = asyncio.Event()
 
     async def go() -> None:
         app = fastserve.App()
@@ -127,6 +130,7 @@ def test_body_bytes_and_the_wait_for_them(run: Any) -> None:
         async with Traced.serve(app) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10\r\n\r\n12345")
+            await begun.wait()
             await asyncio.sleep(0.03)
             writer.write(b"67890")
             assert (await reader.read()).endswith(b"10")
