@@ -265,8 +265,8 @@ static FS_NOINLINE uint8_t *rarer(uint8_t *p, const fs_log_piece *piece, const f
 
 static const fs_log_kind USUAL[] = {FS_LOG_PEER, FS_LOG_REQUEST_LINE, FS_LOG_STATUS, FS_LOG_BYTES, FS_LOG_MS_DECIMAL};
 
-bool fs_log_usual(const fs_log_piece *pieces, size_t count) {
-  if (count != sizeof USUAL / sizeof USUAL[0]) return false;
+bool fs_log_usual(const fs_log_piece *pieces, size_t count, bool json) {
+  if (json || count != sizeof USUAL / sizeof USUAL[0]) return false;
   for (size_t i = 0; i < count; i++) {
     if (pieces[i].kind != USUAL[i]) return false;
   }
@@ -280,7 +280,7 @@ size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const
   const fs_log_piece *piece = pieces;
   FS_ASSERT(count > 0);
   if (FS_LIKELY(facts->usual && facts->head != NULL)) {
-    FS_ASSERT(fs_log_usual(pieces, count) && !facts->json);
+    FS_ASSERT(fs_log_usual(pieces, count, facts->json));
     p = tail(copy(p, facts->peer.p, facts->peer.len), piece++);
     p = tail(request_line(p, facts), piece++);
     three(p, facts->status);

@@ -72,7 +72,7 @@ typedef struct {
   uint64_t ns;                 /* from the head to the last byte */
   const int64_t *moments;      /* four of them, in order; 0 if not taken */
   bool json;                   /* strings in quotes, null for what is not there */
-  bool usual;                  /* fs_log_usual() of the pieces, and not json: no kind has to be looked at */
+  bool usual;                  /* fs_log_usual() of the pieces: no kind has to be looked at */
 } fs_log_facts;
 
 /* Bytes that a line of these pieces may take at most, slack included: `fixed`, and for each byte of the head, the peer, the
@@ -83,8 +83,8 @@ typedef struct {
 
 fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bool json);
 
-/* Are these the pieces of the default format: peer, request line, status, bytes, duration, with a literal behind each? */
-bool fs_log_usual(const fs_log_piece *pieces, size_t count);
+/* Are these the pieces of the default format: peer, request line, status, bytes, duration, and not json? */
+bool fs_log_usual(const fs_log_piece *pieces, size_t count, bool json);
 
 /* Write it: one piece at least. Returns its length. */
 size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const fs_log_facts *facts);

@@ -272,7 +272,7 @@ cdef class Connection(Channel):
     cdef int64_t _kernel_wait(self, int64_t now) except -2:
         # How long had what is read now lain in the kernel? -1: nobody says.
         cdef Driver driver = (<Service>self.service).driver
-        cdef int64_t stamped, since, asked
+        cdef int64_t stamped, asked, since = 0
         if driver is not None and driver.came_ns:
             stamped = precise_wall_now() - driver.came_ns
             return stamped if stamped >= 0 else 0
@@ -280,11 +280,10 @@ cdef class Connection(Channel):
             return -1
         # What our own driver reads was there when this turn looked, and not when the one before it did, or it would have been read
         # then. With less than a jiffy between the two looks the kernel, which counts in jiffies, has nothing to add.
-        if not self.served or driver is None or driver.turn_at == 0 or type(self.wire) is TransportWire:
-            return fs_last_data(self._descriptor())
-        since = max(now - driver.turn_at, <int64_t>0)
-        if driver.turn_before and driver.turn_at - driver.turn_before < JIFFY_NS:
-            return since
+        if self.served and driver is not None and driver.turn_at and type(self.wire) is not TransportWire:
+            since = now - driver.turn_at
+            if driver.turn_before and driver.turn_at - driver.turn_before < JIFFY_NS:
+                return since
         asked = fs_last_data(self._descriptor())
         return asked if asked < 0 else max(asked, since)
 

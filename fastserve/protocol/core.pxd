@@ -425,5 +425,5 @@ cdef extern from "logline.h" nogil:
         FS_LOG_FIELD
 
     fs_log_room fs_log_line_room(const fs_log_piece *pieces, size_t count, bint json)
-    bint fs_log_usual(const fs_log_piece *pieces, size_t count)
+    bint fs_log_usual(const fs_log_piece *pieces, size_t count, bint json)
     size_t fs_log_line(uint8_t *out, const fs_log_piece *pieces, size_t count, const fs_log_facts *facts)

@@ -60,7 +60,6 @@ cdef class Driver:
     cdef int64_t _whole_at          # the same, of this turn
     cdef bint held                  # accepting pauses because the host has no room
     cdef set _tasks                 # transports in the making
-    cdef bint _turning              # inside _ready
     cdef bint _accepting
     cdef Polled _waker
     cdef fs_peer _local             # the local address asked for last, mostly that of every connection

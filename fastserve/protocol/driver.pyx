@@ -412,7 +412,7 @@ cdef class Driver:
 
     cdef int bury(self, Polled target) except -1:
         # Closed. Events of this turn may still name it, and its stream is told behind them, never from inside its own call.
-        if not self._gone and not self._turning:
+        if not self._gone and self.turn_at == 0:
             self.loop.call_soon(self._tell_the_gone)
         self._gone.append(target)
         return 0
@@ -442,10 +442,9 @@ cdef class Driver:
         cdef epoll_event events[EVENTS_MAX]
         cdef int count, i
         cdef Polled target
-        if self.fd < 0 or self._turning:
+        if self.fd < 0 or self.turn_at:   # closed, or inside of this
             return
         count = epoll_wait(self.fd, events, EVENTS_MAX, 0)
-        self._turning = True
         self.turn_at = precise_now()
         self.turn_before = self._whole_at
         self._whole_at = 0 if count == EVENTS_MAX else self.turn_at   # 0: there may have been more, which the next turn finds
@@ -459,7 +458,6 @@ cdef class Driver:
                 except Exception as error:
                     self._report(error)
         finally:
-            self._turning = False
             self.turn_at = 0
             if self.seat != NULL:
                 self.seat.busy_since_ns = 0

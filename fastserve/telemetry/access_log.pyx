@@ -171,7 +171,7 @@ cdef class AccessLog(Observer):
             self._pieces[index].tail_len = PyBytes_GET_SIZE(tail) - FS_LOG_SLACK
             self._pieces[index].found = index
         self._needs = fs_log_line_room(self._pieces, self._count, self._facts.json)
-        self._facts.usual = not self._facts.json and fs_log_usual(self._pieces, self._count)
+        self._facts.usual = fs_log_usual(self._pieces, self._count, self._facts.json)
         self._excluded = {os.fsencode(path): None for path in exclude if not path.endswith("*")}
         self._excluded_prefixes = tuple(os.fsencode(path.removesuffix("*")) for path in exclude if path.endswith("*"))
         self._excludes = len(exclude) != 0

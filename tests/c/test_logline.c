@@ -132,7 +132,7 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
   fs_log_room needs = fs_log_line_room(pieces, count, json);
   size_t room = needs.fixed + needs.each * ((request != NULL ? strlen(request) : 0) + 14 + 5 + 4 + 5);
   CHECK(room <= sizeof out);
-  for (int quick = 0; quick <= (!json && fs_log_usual(pieces, count)); quick++) { /* the default format's by either way */
+  for (int quick = 0; quick <= fs_log_usual(pieces, count, json); quick++) { /* the default format's by either way */
     facts.usual = quick;
     memset(out, 0xEE, sizeof out);
     size_t len = fs_log_line(out, pieces, count, &facts);
@@ -161,11 +161,12 @@ static void line_of(const char *request, const fs_log_piece *pieces, size_t coun
 static void test_usual(void) {
   fs_log_piece pieces[] = {KIND(FS_LOG_PEER), KIND(FS_LOG_REQUEST_LINE), KIND(FS_LOG_STATUS), KIND(FS_LOG_BYTES),
                            KIND(FS_LOG_MS_DECIMAL), KIND(FS_LOG_MS_DECIMAL)};
-  CHECK(fs_log_usual(pieces, 5));
-  CHECK(!fs_log_usual(pieces, 4));
-  CHECK(!fs_log_usual(pieces, 6));
+  CHECK(fs_log_usual(pieces, 5, false));
+  CHECK(!fs_log_usual(pieces, 5, true));
+  CHECK(!fs_log_usual(pieces, 4, false));
+  CHECK(!fs_log_usual(pieces, 6, false));
   pieces[3].kind = FS_LOG_STATUS;
-  CHECK(!fs_log_usual(pieces, 5));
+  CHECK(!fs_log_usual(pieces, 5, false));
 }
 
 static void test_lines(void) {
